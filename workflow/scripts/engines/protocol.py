@@ -1,0 +1,61 @@
+"""The protocol between the benchmark and an engine.
+
+An adapter is a module `engines/NAME.py` with a class `Adapter(Engine)`. The module must import without its engine
+installed (the workflow reads the class attributes to plan its jobs), so the engine is imported inside methods.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+
+class UnsupportedCase(Exception):
+    """The engine cannot run this case; the message is the reason that its row shows."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What an engine really did, read back from the engine after loading, never copied from the request."""
+
+    version: str  # of the engine's package
+    threads: int  # threads it computes with
+    precision: str  # precision its heavy operators ran in: fp32, bf16, int8
+    instruction_set: str  # e.g. "AVX-512 VNNI"; "" if the engine does not tell
+    own_operator_share: float | None  # share of operators the engine ran itself, 0-1; None if it does not tell
+    details: dict[str, str] = field(default_factory=dict)  # further settings read back, for the report
+
+
+class Engine(ABC):
+    """One inference engine, loaded with one model for a fixed batch size, thread count and precision."""
+
+    #: Name for people, as it stands in figures, e.g. "ONNX Runtime".
+    title: ClassVar[str]
+    #: The environment file it runs in: envs/{environment}.yaml.
+    environment: ClassVar[str]
+    #: Per precision, the model file it loads, below `results/`. Its first folder is the rule that makes it.
+    #: Placeholders: {trained} (train or prune, the rule that made the network), {data}, {network}, {seed}, {batch_size}.
+    models: ClassVar[dict[str, str]]
+
+    @abstractmethod
+    def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
+        """Load (and compile) `model` so that `run` is ready.
+
+        Raises:
+            UnsupportedCase: this engine, version or CPU cannot run the case; says why.
+        """
+
+    @abstractmethod
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 [batch_size, classes], of `x`, float32 [batch_size, 1, 32, 32], C-contiguous."""
+
+    @abstractmethod
+    def execution(self) -> Execution:
+        """Tell what really ran. Called after `load` and at least one `run`."""
+
+
+#: Templates of `Engine.models` that several adapters share.
+CHECKPOINT = "{trained}/{data}/{network}/seed{seed}/model.pt"
+ONNX = "export_onnx/{data}/{network}/seed{seed}/batch{batch_size}.onnx"
