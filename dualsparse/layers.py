@@ -1,0 +1,79 @@
+"""Fused layers: what the front end hands to the kernels.
+
+A layer is one convolution or one matrix product with everything that can be fused behind it: bias (with a folded
+batch normalisation), max-pool, ReLU and the requantisation. Activations between fused convolutions are NHWC; a linear
+layer sees its input in ONNX flatten order [C, H, W], and a kernel that reads NHWC permutes its own packed weights.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: A pair along (height, width).
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class IntegerLayer:
+    """One fused layer in 8-bit integers.
+
+    With activations x (uint8), weights w (int8) and the output channel o, a layer computes exactly:
+
+    1. acc = sum((x - input_zero_point) * w) in int32; padding contributes nothing;
+    2. max-pool over acc, if `pool`;
+    3. y = float32(acc) * multiplier[o] + offset[o]: two float32 roundings, no fused multiply-add;
+    4. the output: y itself if `output_float`, else uint8 clip(rint(y), lowest, 255), rint rounding half to even and
+       `lowest` = output_zero_point after a ReLU, 0 otherwise.
+    """
+
+    kind: str  # "conv" or "linear"
+    weight: np.ndarray  # int8; conv [O, I / groups, KH, KW]; linear [O, I], I in ONNX flatten order of [C, H, W]
+    multiplier: np.ndarray  # float32 [O]; s_in * s_w[o] / s_out, positive (max-pool may run before it)
+    offset: np.ndarray  # float32 [O]; bias[o] / s_out + output_zero_point
+    input_zero_point: int
+    output_zero_point: int
+    output_float: bool  # float32 output and no clip: multiplier and offset were made with s_out = 1, zero point 0
+    relu: bool
+    pool: Pair | None  # max-pool over the accumulators, kernel = stride, floor
+    input_shape: tuple[int, ...]  # of one sample: conv (C, H, W); linear (C, H, W) before its flatten, or (I,)
+    output_shape: tuple[int, ...]  # of one sample: conv (O, OH, OW) after the pool; linear (O,)
+    stride: Pair = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right, as in ONNX
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    name: str = ""  # of the ONNX node, for messages and `explain`
+
+
+@dataclass(frozen=True)
+class FloatLayer:
+    """One fused layer in float32: y = sum(x * w) + bias, then ReLU, then max-pool. Shapes as in `IntegerLayer`."""
+
+    kind: str
+    weight: np.ndarray  # float32
+    bias: np.ndarray  # float32 [O]
+    relu: bool
+    pool: Pair | None
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    stride: Pair = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class ColumnGate:
+    """A choice of time columns, made from the network's float32 input before any layer runs.
+
+    With x the input [C, H, W] of one sample (C = 1), e[j] is the mean of x over all rows and over the columns
+    j * stride_width to j * stride_width + kernel_width - 1. Column j of the output of layer `layer_index` (behind its
+    pool) is computed if e[j] >= the keep-th largest of e; otherwise the whole column is real zero, i.e. the layer's
+    output zero point.
+    """
+
+    kernel_width: int
+    stride_width: int
+    keep: int
+    columns: int  # width of the gated layer's output
+    layer_index: int  # in the list of layers
