@@ -1,0 +1,47 @@
+"""The audio front end: one second of sound becomes a 32 × 32 log-mel picture.
+
+Whole batches at a time, in torch, so that training can compute it from freshly augmented audio.
+"""
+
+import torch
+from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
+
+#: Hertz.
+SAMPLE_RATE = 16_000
+#: Samples of one clip: one second.
+CLIP_SAMPLES = 16_000
+#: What the front end computes; kept beside the features as `frontend.json`.
+PARAMETERS = {
+    "sample_rate": SAMPLE_RATE,
+    "n_fft": 2048,
+    "hop_length": 512,
+    "n_mels": 32,
+    "window": "hann",
+    "centred": True,
+    "floor_db": -40.0,
+}
+
+
+class LogMel(torch.nn.Module):
+    """Log-mel features in decibel, with a floor that digital silence and codec noise fall below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mel = MelSpectrogram(
+            sample_rate=SAMPLE_RATE,
+            n_fft=PARAMETERS["n_fft"],
+            hop_length=PARAMETERS["hop_length"],
+            n_mels=PARAMETERS["n_mels"],
+            center=PARAMETERS["centred"],
+        )
+        self.to_decibel = AmplitudeToDB("power")
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Return decibel values, [batch, 1, mel, time], of `waveform`, [batch, samples] within ±1."""
+        decibel = self.to_decibel(self.mel(waveform))
+        return decibel.clamp(min=PARAMETERS["floor_db"]).unsqueeze(1)
+
+
+def to_waveform(clips: torch.Tensor) -> torch.Tensor:
+    """Return int16 samples as float32 within ±1."""
+    return clips.to(torch.float32) / 32768

@@ -1,0 +1,190 @@
+"""The study's network, the GSC CNN of 2,522,128 parameters, with its two ways to make activations sparse.
+
+H is the mel axis, W is time. Layer by layer, for one word:
+
+    input    1 × 32 × 32    log-mel
+    conv1   64 × 28 × 28    5 × 5, batch norm, max-pool 2 -> 64 × 14 × 14, act1
+    conv2   64 × 10 × 10    5 × 5, batch norm, max-pool 2 -> 64 ×  5 ×  5, act2, flatten to 1600
+    linear1 1500            act3
+    linear2 12              logits
+"""
+
+from pathlib import Path
+
+import torch
+from files import InputError, atomic_path
+from torch import nn
+from torch.nn import functional
+
+#: Multiplications of each layer's weights per word: the number of output positions each weight is used at.
+POSITIONS = {"conv1": 28 * 28, "conv2": 10 * 10, "linear1": 1, "linear2": 1}
+#: The layers that have weights, in the order of the data flow.
+LAYERS = tuple(POSITIONS)
+#: The activations and their shapes, in the order of the data flow.
+ACTIVATIONS = {"act1": (64, 14, 14), "act2": (64, 5, 5), "act3": (1500,)}
+
+BOOST_STRENGTH = 1.5
+BOOST_DECAY = 0.9
+BOOST_EPOCHS = 30
+DUTY_CYCLE_PERIOD = 1000
+
+
+class KWinners(nn.Module):
+    """Keep the `k` largest values of each sample, over all its units, and zero the rest; negatives become zero.
+
+    In training, units (channels, for a convolution) that win less than their share are boosted in the choice of
+    winners, so that all learn to be used (Ahmad and Scheinkman, 2019). The values themselves are never boosted.
+    Equal values at the threshold all win.
+
+    Args:
+        shape: of one sample's activation, [channels, height, width] or [units].
+        density: share of the units that win, between 0 and 1.
+    """
+
+    def __init__(self, shape: tuple[int, ...], density: float) -> None:
+        super().__init__()
+        self.units = torch.Size(shape).numel()
+        self.k = max(1, round(density * self.units))
+        self.density = self.k / self.units
+        self.strength = BOOST_STRENGTH
+        self.register_buffer("duty_cycle", torch.zeros(shape[0], *[1] * (len(shape) - 1)))
+        self.register_buffer("samples_seen", torch.zeros((), dtype=torch.long))
+
+    def set_progress(self, progress: float) -> None:
+        """Let boosting fade: by the factor 0.9 per epoch of the published 30, stretched over this training (0 to 1)."""
+        self.strength = BOOST_STRENGTH * BOOST_DECAY ** (BOOST_EPOCHS * progress)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x`, [batch, *shape], with all but the winners set to zero."""
+        x = functional.relu(x)
+        rank = x.detach()
+        if self.training:
+            rank = rank * torch.exp((self.density - self.duty_cycle) * self.strength)
+        # TopK, a comparison and a product: standard ONNX operators, without a scatter.
+        threshold = torch.topk(rank.flatten(1), self.k, dim=1).values[:, -1:]
+        winners = rank >= threshold.reshape(-1, *[1] * (x.dim() - 1))
+        if self.training:
+            self._count(winners & (rank > 0))
+        return x * winners.to(x.dtype)
+
+    def _count(self, winners: torch.Tensor) -> None:
+        """Update the running share of samples (and positions) in which each unit won."""
+        batch = len(winners)
+        self.samples_seen += batch
+        # A plain mean until the period is full, a moving one afterwards.
+        period = torch.clamp(self.samples_seen, max=DUTY_CYCLE_PERIOD)
+        share = winners.to(self.duty_cycle.dtype).mean(dim=(0, *range(2, winners.dim())), keepdim=True).squeeze(0)
+        self.duty_cycle.lerp_(share, torch.clamp(batch / period, max=1.0))
+
+
+class ColumnGate(nn.Module):
+    """Keep, of the five time columns after the second pool, the `k` whose input is loudest, and zero the others.
+
+    One gate for all channels and rows, decided by the input alone, so that an engine knows before conv2 which
+    columns it need not compute.
+    """
+
+    #: Column j of the second pool sees the input frames 4j to 4j + 15, and all mel bands.
+    KERNEL, STRIDE = (32, 16), (32, 4)
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the gate, [batch, 1, 1, 5] of 0 and 1, for the input `x`, [batch, 1, 32, 32]."""
+        energy = functional.avg_pool2d(x, self.KERNEL, self.STRIDE)
+        threshold = torch.topk(energy, self.k, dim=3).values[:, :, :, -1:]
+        return (energy >= threshold).to(x.dtype)
+
+
+class GscCnn(nn.Module):
+    """The GSC CNN. See `build_network` for the arguments."""
+
+    def __init__(self, classes: int, k_winners: dict[str, float], column_gate: int | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 64, 5)
+        self.bn1 = nn.BatchNorm2d(64, affine=False)
+        self.conv2 = nn.Conv2d(64, 64, 5)
+        self.bn2 = nn.BatchNorm2d(64, affine=False)
+        self.linear1 = nn.Linear(1600, 1500, bias=False)
+        self.linear2 = nn.Linear(1500, classes, bias=False)
+        for name, shape in ACTIVATIONS.items():
+            setattr(self, name, KWinners(shape, k_winners[name]) if name in k_winners else nn.ReLU())
+        self.gate = None if column_gate is None else ColumnGate(column_gate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits, [batch, classes], of normalised log-mel features, [batch, 1, 32, 32]."""
+        # Activations come after the pool: pooling sparse maps could multiply their active share by four.
+        y = self.act1(functional.max_pool2d(self.bn1(self.conv1(x)), 2))
+        y = self.act2(functional.max_pool2d(self.bn2(self.conv2(y)), 2))
+        if self.gate is not None:
+            y = y * self.gate(x)
+        return self.linear2(self.act3(self.linear1(y.flatten(1))))
+
+
+def build_network(spec: dict, classes: int) -> GscCnn:
+    """Return an initialised network for `classes` classes, as one entry of the configuration's `networks:` says.
+
+    Args:
+        spec: of its keys, `k_winners` (density kept, per activation) and `column_gate` (columns kept, 1 to 5) shape
+            the network; the others concern its training.
+        classes: number of classes.
+
+    Raises:
+        InputError: an unknown activation, a density outside (0, 1] or an impossible number of columns.
+    """
+    k_winners = spec.get("k_winners") or {}
+    for name, density in k_winners.items():
+        if name not in ACTIVATIONS:
+            raise InputError(f"networks: k_winners: unknown activation {name!r}, expected one of {list(ACTIVATIONS)}")
+        if not 0 < density <= 1:
+            raise InputError(f"networks: k_winners: {name}: expected a density above 0 and up to 1, got {density}")
+    column_gate = spec.get("column_gate")
+    if column_gate is not None and column_gate not in range(1, 6):
+        raise InputError(f"networks: column_gate: expected 1 to 5 columns, got {column_gate}")
+    return GscCnn(classes, k_winners, column_gate)
+
+
+def save_network(path: Path, model: GscCnn, *, network: str, spec: dict, classes: list[str]) -> None:
+    """Write a trained network with what is needed to build it again."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    with atomic_path(path) as partial:
+        torch.save({"network": network, "spec": spec, "classes": classes, "state_dict": state}, partial)
+
+
+def load_network(path: Path) -> tuple[GscCnn, dict]:
+    """Read a `model.pt`; return the network, ready for inference, and its record {network, spec, classes}.
+
+    Raises:
+        InputError: the file is missing or isn't a network of this workflow.
+    """
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+        model = build_network(record["spec"], len(record["classes"]))
+        model.load_state_dict(record.pop("state_dict"))
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: expected a network saved by this workflow ({reason})") from error
+    return model.eval(), record
+
+
+def layer_table(model: GscCnn) -> list[dict]:
+    """Return, per layer with weights, its weights, non-zero weights, and multiplications per word with each.
+
+    `nonzero_macs` counts the multiplications with non-zero weights, whatever the activations are.
+    """
+    table = []
+    for name, positions in POSITIONS.items():
+        weight = getattr(model, name).weight
+        nonzero = int(torch.count_nonzero(weight))
+        table.append(
+            {
+                "name": name,
+                "weights": weight.numel(),
+                "nonzero_weights": nonzero,
+                "macs": weight.numel() * positions,
+                "nonzero_macs": nonzero * positions,
+            }
+        )
+    return table
