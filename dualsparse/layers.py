@@ -5,7 +5,9 @@ batch normalisation), max-pool, ReLU and the requantisation. Activations between
 layer sees its input in ONNX flatten order [C, H, W], and a kernel that reads NHWC permutes its own packed weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -63,13 +65,29 @@ class FloatLayer:
 
 
 @dataclass(frozen=True)
+class InputQuantization:
+    """How a sequence of integer layers quantises its float32 input x, per tensor.
+
+    q = clip(rint(x * float32(1 / scale)) + zero_point, 0, 255): the zero point is added behind the rounding, as in ONNX;
+    the product with the float32 reciprocal replaces a slow division.
+    """
+
+    scale: float
+    zero_point: int
+
+    @property
+    def inverse_scale(self) -> np.float32:
+        return np.float32(1) / np.float32(self.scale)
+
+
+@dataclass(frozen=True)
 class ColumnGate:
     """A choice of time columns, made from the network's float32 input before any layer runs.
 
-    With x the input [C, H, W] of one sample (C = 1), e[j] is the mean of x over all rows and over the columns
-    j * stride_width to j * stride_width + kernel_width - 1. Column j of the output of layer `layer_index` (behind its
-    pool) is computed if e[j] >= the keep-th largest of e; otherwise the whole column is real zero, i.e. the layer's
-    output zero point.
+    With x the input [C, H, W] of one sample (C = 1): s[w] = the float32 sum of x[0, :, w] from the first row to the
+    last, e[j] = the float32 sum of s[w] from w = j * stride_width to j * stride_width + kernel_width - 1, left to right.
+    Column j of the output of layer `layer_index` (behind its pool) is computed if e[j] >= the keep-th largest of e
+    (with ties more than `keep` columns stay); otherwise the whole column is real zero: the layer's output zero point.
     """
 
     kernel_width: int
@@ -77,3 +95,26 @@ class ColumnGate:
     keep: int
     columns: int  # width of the gated layer's output
     layer_index: int  # in the list of layers
+
+
+class Program(Protocol):
+    """A sequence of layers made ready to run: float32 in, float32 out, whatever lies between.
+
+    The last integer layer has `output_float`. A program holds no mutable state that calls share: several threads may
+    call it at the same time, and it releases the GIL while it computes.
+    """
+
+    #: Per layer, the name of the kernel that runs it, for `explain`.
+    kernels: Sequence[str]
+
+    def __call__(self, x: np.ndarray, out: np.ndarray) -> int:
+        """Run 1 to `batch_size` samples.
+
+        Args:
+            x: float32 [n, *input shape of the first layer], C-contiguous (NCHW).
+            out: float32 [n, *output shape of the last layer], C-contiguous (NCHW), written.
+
+        Returns:
+            0; or 1 if `x` holds a value that is not finite (`out` then means nothing).
+        """
+        ...
