@@ -68,7 +68,7 @@ class FloatLayer:
 class InputQuantization:
     """How a sequence of integer layers quantises its float32 input x, per tensor.
 
-    q = clip(rint(x * float32(1 / scale)) + zero_point, 0, 255): the zero point is added behind the rounding, as in ONNX;
+    q = clip(rint(x * float32(1 / scale)) + zero_point, 0, 255): the zero point comes behind the rounding, as in ONNX;
     the product with the float32 reciprocal replaces a slow division.
     """
 
@@ -84,8 +84,8 @@ class InputQuantization:
 class ColumnGate:
     """A choice of time columns, made from the network's float32 input before any layer runs.
 
-    With x the input [C, H, W] of one sample (C = 1): s[w] = the float32 sum of x[0, :, w] from the first row to the
-    last, e[j] = the float32 sum of s[w] from w = j * stride_width to j * stride_width + kernel_width - 1, left to right.
+    With x the input [C, H, W] of one sample (C = 1): s[w] = the float32 sum of x[0, :, w] from first to last row,
+    e[j] = the float32 sum of s[w] from w = j * stride_width to j * stride_width + kernel_width - 1, left to right.
     Column j of the output of layer `layer_index` (behind its pool) is computed if e[j] >= the keep-th largest of e
     (with ties more than `keep` columns stay); otherwise the whole column is real zero: the layer's output zero point.
     """
