@@ -1,0 +1,35 @@
+# The study: `snakemake --cores 48` runs it, `snakemake report` writes results/report.html, `snakemake -n` tells what
+# would run. The target of each stage is in the rules file of its name.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config.yaml"
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/environments.smk"
+include: "rules/dataset.smk"
+include: "rules/train.smk"
+include: "rules/export.smk"
+include: "rules/quantize.smk"
+include: "rules/benchmark.smk"
+include: "rules/report.smk"
+
+
+onstart:
+    lock_study()
+
+
+rule all:
+    default_target: True
+    input:
+        "results/config.yaml",
+        "results/networks.csv",
+        "results/benchmarks.csv",
+        figures(),
+        tables(),

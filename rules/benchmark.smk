@@ -1,0 +1,121 @@
+# Measuring. Every benchmark job takes every core, so that none overlaps another or anything else, and the rounds run
+# one after the other with the engines interleaved. docs/measuring.md tells why.
+
+
+rule benchmark:
+    input:
+        model=model_files,
+        features=f"results/extract_features/{DATA}/test.npz",
+        logits=lambda wildcards: trained(wildcards.network, "logits.npy", MEASURED_SEED),
+        environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
+        code=lambda wildcards: sources(
+            "benchmark", "engine_worker", f"engines/{wildcards.engine}"
+        ),
+    output:
+        "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}/round{round}.json",
+    log:
+        "logs/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}/round{round}.log",
+    priority: round_priority
+    conda:
+        lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
+    threads: EVERY_CORE
+    params:
+        python=lambda wildcards: python(engine_environment(wildcards.engine)),
+        environment=lambda wildcards: environment_option(
+            engine_environment(wildcards.engine)
+        ),
+        model=model_option,
+        seed=MEASURED_SEED,
+        measuring=as_json(config["measuring"]),
+    message:
+        "Round {wildcards.round}: {wildcards.engine}, {wildcards.network} {wildcards.precision}, "
+        "batch {wildcards.batch_size}, cores {wildcards.cores}"
+    shell:
+        "python workflow/scripts/benchmark.py --engine {wildcards.engine} --python {params.python} "
+        "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
+        "--network {wildcards.network} --dataset {wildcards.data} --seed {params.seed} "
+        "--precision {wildcards.precision} --batch-size {wildcards.batch_size} --cores {wildcards.cores} "
+        "--round {wildcards.round} --measure {params.measuring:q} --out {output} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        model=model_files,
+        features=f"results/extract_features/{DATA}/test.npz",
+        logits=lambda wildcards: trained(wildcards.network, "logits.npy", MEASURED_SEED),
+        environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
+        code=lambda wildcards: sources(
+            "evaluate", "engine_worker", f"engines/{wildcards.engine}"
+        ),
+    output:
+        "results/evaluate/{data}/{network}/{precision}/{engine}.json",
+    log:
+        "logs/evaluate/{data}/{network}/{precision}/{engine}.log",
+    conda:
+        lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
+    threads: EVERY_CORE
+    params:
+        python=lambda wildcards: python(engine_environment(wildcards.engine)),
+        environment=lambda wildcards: environment_option(
+            engine_environment(wildcards.engine)
+        ),
+        model=model_option,
+        seed=MEASURED_SEED,
+        timeout=config["measuring"]["timeout_s"],
+    message:
+        "Accuracy of {wildcards.network} {wildcards.precision} in {wildcards.engine}"
+    shell:
+        "python workflow/scripts/evaluate.py --engine {wildcards.engine} --python {params.python} "
+        "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
+        "--network {wildcards.network} --dataset {wildcards.data} --seed {params.seed} "
+        "--precision {wildcards.precision} --timeout-s {params.timeout} --out {output} > {log} 2>&1"
+
+
+rule collect_benchmarks:
+    input:
+        files=benchmark_files(),
+        code=sources("collect_benchmarks"),
+        schema="workflow/schemas/benchmarks.schema.yaml",
+    output:
+        "results/benchmarks.csv",
+    log:
+        "logs/collect_benchmarks.log",
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Collecting every measured row"
+    shell:
+        "python workflow/scripts/collect_benchmarks.py --out {output} {input.files} > {log} 2>&1"
+
+
+rule collect_accuracies:
+    input:
+        files=evaluation_files(),
+        code=sources("collect_accuracies"),
+    output:
+        "results/accuracies.csv",
+    log:
+        "logs/collect_accuracies.log",
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Collecting the accuracy of every artefact"
+    shell:
+        "python workflow/scripts/collect_accuracies.py --out {output} {input.files} > {log} 2>&1"
+
+
+rule collect_networks:
+    input:
+        files=metrics_files(),
+        code=sources("collect_networks"),
+        schema="workflow/schemas/networks.schema.yaml",
+    output:
+        "results/networks.csv",
+    log:
+        "logs/collect_networks.log",
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Collecting the networks' metrics"
+    shell:
+        "python workflow/scripts/collect_networks.py --out {output} {input.files} > {log} 2>&1"

@@ -1,0 +1,197 @@
+# What the other rules files share. What needs no Snakemake is in workflow/scripts/study.py, where it is tested.
+import fcntl
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
+
+import study
+from files import InputError
+from study import sources
+
+try:
+    study.validate(
+        config, " + ".join(["config.yaml", *map(str, workflow.configfiles[1:])])
+    )
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+# Without conda, a job's `python` is the one that runs Snakemake; an activated conda environment comes before it.
+os.environ["PATH"] = (
+    f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+)
+
+DATA = study.data_name(config)
+CASES = study.cases(config)
+SEEDS = config["seeds"]
+NETWORKS = list(config["networks"])
+MEASURED_SEED = SEEDS[0]
+CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+# A benchmark takes every core that Snakemake may use, so nothing else runs beside it.
+EVERY_CORE = workflow.cores if isinstance(workflow.cores, int) else os.cpu_count()
+
+
+wildcard_constraints:
+    data=r"[^/]+",
+    network="|".join(NETWORKS),
+    seed=r"\d+",
+    precision="fp32|bf16|int8",
+    engine="|".join(config["engines"]),
+    batch_size=r"\d+",
+    cores="1|all",
+    round=r"\d+",
+
+
+def lock_study():
+    """Let one run at a time change this folder. The system drops the lock with its process, however that ends."""
+    global study_lock
+    Path(".snakemake").mkdir(exist_ok=True)
+    study_lock = open(".snakemake/study.lock", "w")
+    try:
+        fcntl.flock(study_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise WorkflowError(
+            "another run of the study is at work in this folder; wait for it, or end it"
+        ) from None
+
+
+def environment(name):
+    """The input that makes a job wait for its environment; conda's are deployed by Snakemake itself."""
+    return [] if CONDA else f"{study.environment_prefix(name)}/deployed.json"
+
+
+def environment_option(name):
+    return "" if CONDA else f"--environment-status {environment(name)}"
+
+
+def python(name):
+    """The interpreter of an environment: conda's is activated for the job, pip's has a folder."""
+    return "python" if CONDA else f"{study.environment_prefix(name)}/bin/python"
+
+
+def engine_environment(engine):
+    return study.engine_class(engine).environment
+
+
+def trained(network, file, seed="{seed}"):
+    """A file that training or pruning leaves for a network, e.g. its model.pt."""
+    return (
+        f"results/{study.trainer(config, network)}/{DATA}/{network}/seed{seed}/{file}"
+    )
+
+
+def as_json(value):
+    return json.dumps(value, separators=(",", ":"))
+
+
+def model_files(wildcards):
+    """The model that an engine loads for a case, and the status of the rule that tried to make it, if it may fail."""
+    model = study.model_path(
+        config,
+        engine=wildcards.engine,
+        precision=wildcards.precision,
+        network=wildcards.network,
+        seed=MEASURED_SEED,
+        batch_size=int(getattr(wildcards, "batch_size", 64)),
+    )
+    if model is None:
+        return []
+    made_by = model.split("/")[1]
+    return (
+        [model]
+        if made_by in ("train", "prune", "export_onnx")
+        else [model, f"{model}.json"]
+    )
+
+
+def model_option(wildcards):
+    files = model_files(wildcards)
+    return f"--model {files[0]}" if files else ""
+
+
+def captions():
+    """Every text of the report; a changed one makes the report again, and nothing else."""
+    return sorted(str(path) for path in Path(workflow.basedir, "report").glob("*.rst"))
+
+
+def archives(wildcards):
+    entry = config["datasets"][wildcards.dataset]
+    return [
+        f"data/download_dataset/{wildcards.dataset}/{part}.tar.gz"
+        for part in ("train", "test")
+        if part in entry
+    ]
+
+
+def archive_options(paths):
+    return " ".join(
+        f"--{option} {path}" for option, path in zip(("archive", "test-archive"), paths)
+    )
+
+
+def sha256_option(dataset, part):
+    archive = config["datasets"][dataset][part]
+    return f"--sha256 {archive['sha256']}" if "sha256" in archive else ""
+
+
+def dataset_settings(dataset):
+    entry = config["datasets"][dataset]
+    described = {key: entry[key] for key in ("title", "notes") if key in entry}
+    return {**entry.get("settings", {}), **described}
+
+
+TRAINED_FILES = [
+    "model.pt",
+    "logits.npy",
+    "metrics.json",
+    "confusion.csv",
+    "history.csv",
+]
+
+
+def training_of(network):
+    """The study's training settings with those of one network over them."""
+    return {**config["training"], **config["networks"][network].get("training", {})}
+
+
+def attempt(environment_name):
+    """The start of a command that may fail without ending the study (see workflow/scripts/attempt.py)."""
+    return f"python workflow/scripts/attempt.py {environment_option(environment_name)}"
+
+
+def benchmark_files():
+    return [
+        f"results/benchmark/{DATA}/{case.network}/{case.precision}/{case.engine}/"
+        f"batch{case.batch_size}-cores{case.cores}/round{number}.json"
+        for number in range(1, config["measuring"]["rounds"] + 1)
+        for case in CASES
+    ]
+
+
+def evaluation_files():
+    """One evaluation per engine, network and precision that is measured and for which the engine has a model."""
+    artefacts = {
+        (case.network, case.precision, case.engine)
+        for case in CASES
+        if case.precision in study.engine_class(case.engine).models
+    }
+    return [
+        f"results/evaluate/{DATA}/{network}/{precision}/{engine}.json"
+        for network, precision, engine in sorted(artefacts)
+    ]
+
+
+def metrics_files():
+    return [
+        trained(network, "metrics.json", seed) for network in NETWORKS for seed in SEEDS
+    ]
+
+
+def round_priority(wildcards):
+    """Rounds one after the other, every case once in each, and all of them behind whatever is not a benchmark."""
+    return -int(wildcards.round)

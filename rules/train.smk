@@ -1,0 +1,66 @@
+# Networks: trained from initialisation, or pruned from a trained one.
+
+
+rule train:
+    input:
+        data=f"results/prepare_dataset/{DATA}/dataset.json",
+        features=f"results/extract_features/{DATA}/test.npz",
+        environment=environment("train"),
+        code=sources("train"),
+    output:
+        expand(
+            "results/train/{{data}}/{{network}}/seed{{seed}}/{file}",
+            file=TRAINED_FILES,
+        ),
+    log:
+        "logs/train/{data}/{network}/seed{seed}.log",
+    conda:
+        "../envs/train.yaml"
+    threads: 8
+    params:
+        python=python("train"),
+        data=lambda wildcards, input: os.path.dirname(input.data),
+        features=lambda wildcards, input: os.path.dirname(input.features),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        spec=lambda wildcards: as_json(config["networks"][wildcards.network]),
+        training=lambda wildcards: as_json(training_of(wildcards.network)),
+    message:
+        "Training {wildcards.network}, seed {wildcards.seed}"
+    shell:
+        "{params.python} workflow/scripts/train.py --data {params.data} --features {params.features} "
+        "--network {wildcards.network} --spec {params.spec:q} --training {params.training:q} "
+        "--seed {wildcards.seed} --threads {threads} --out {params.folder} 2>&1 | tee {log}"
+
+
+rule prune:
+    input:
+        data=f"results/prepare_dataset/{DATA}/dataset.json",
+        features=f"results/extract_features/{DATA}/test.npz",
+        start=lambda wildcards: trained(
+            config["networks"][wildcards.network]["start"], "model.pt", wildcards.seed
+        ),
+        environment=environment("train"),
+        code=sources("prune"),
+    output:
+        expand(
+            "results/prune/{{data}}/{{network}}/seed{{seed}}/{file}",
+            file=TRAINED_FILES,
+        ),
+    log:
+        "logs/prune/{data}/{network}/seed{seed}.log",
+    conda:
+        "../envs/train.yaml"
+    threads: 8
+    params:
+        python=python("train"),
+        data=lambda wildcards, input: os.path.dirname(input.data),
+        features=lambda wildcards, input: os.path.dirname(input.features),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        spec=lambda wildcards: as_json(config["networks"][wildcards.network]),
+        training=lambda wildcards: as_json(training_of(wildcards.network)),
+    message:
+        "Pruning {wildcards.network}, seed {wildcards.seed}"
+    shell:
+        "{params.python} workflow/scripts/prune.py --data {params.data} --features {params.features} "
+        "--network {wildcards.network} --spec {params.spec:q} --training {params.training:q} "
+        "--start {input.start} --seed {wildcards.seed} --threads {threads} --out {params.folder} 2>&1 | tee {log}"
