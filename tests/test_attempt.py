@@ -1,0 +1,51 @@
+"""A preparation that fails, crashes or hangs becomes a status with a reason; one that succeeds leaves its model."""
+
+import json
+import sys
+
+import pytest
+
+import attempt
+
+
+def run(tmp_path, code, *options):
+    model, status = tmp_path / "model.onnx", tmp_path / "model.onnx.json"
+    command = [sys.executable, "-c", code, str(model)]
+    attempt.main(["--model", str(model), "--status", str(status), *options, "--", *command])
+    return model, json.loads(status.read_text())
+
+
+def test_a_success_keeps_the_model(tmp_path):
+    model, status = run(tmp_path, "import sys; open(sys.argv[1], 'w').write('model')")
+    assert model.read_text() == "model"
+    assert status == {"status": "ok", "reason": ""}
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise SystemExit('error: no such operator')", "no such operator"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("pass", "exit status 0"),
+        ("import sys; open(sys.argv[1], 'w').write('half'); raise SystemExit('error: disk full')", "disk full"),
+    ],
+)
+def test_a_failure_leaves_an_empty_model_and_its_reason(tmp_path, code, reason):
+    model, status = run(tmp_path, code)
+    assert model.read_bytes() == b""
+    assert status["status"] == "failed"
+    assert reason in status["reason"]
+
+
+def test_a_hanging_command_is_ended_with_its_children(tmp_path):
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    _, status = run(tmp_path, code, "--timeout-s", "1")
+    assert status["status"] == "timeout"
+
+
+def test_an_environment_that_could_not_be_built_is_the_reason(tmp_path):
+    environment = tmp_path / "deployed.json"
+    environment.write_text(json.dumps({"status": "unsupported", "reason": "needs Python 3.9"}))
+    model, status = run(tmp_path, "raise SystemExit('never run')", "--environment-status", str(environment))
+    assert model.read_bytes() == b""
+    assert status == {"status": "unsupported", "reason": "needs Python 3.9"}
