@@ -6,10 +6,8 @@ Whole batches at a time, in torch, so that training can compute it from freshly 
 import torch
 from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
-#: Hertz.
-SAMPLE_RATE = 16_000
-#: Samples of one clip: one second.
-CLIP_SAMPLES = 16_000
+from speech_commands import SAMPLE_RATE
+
 #: What the front end computes; kept beside the features as `frontend.json`.
 PARAMETERS = {
     "sample_rate": SAMPLE_RATE,

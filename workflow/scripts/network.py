@@ -12,9 +12,10 @@ H is the mel axis, W is time. Layer by layer, for one word:
 from pathlib import Path
 
 import torch
-from files import InputError, atomic_path
 from torch import nn
 from torch.nn import functional
+
+from files import InputError, atomic_path
 
 #: Multiplications of each layer's weights per word: the number of output positions each weight is used at.
 POSITIONS = {"conv1": 28 * 28, "conv2": 10 * 10, "linear1": 1, "linear2": 1}

@@ -1,0 +1,390 @@
+"""The training loop that dense, sparse and pruned networks share, and what is kept of a trained network."""
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from extract_features import read_labels
+from files import InputError, atomic_path, read_json, write_json
+from frontend import LogMel, to_waveform
+from network import LAYERS, GscCnn, KWinners, layer_table, save_network
+from progress import Progress
+from speech_commands import SAMPLE_RATE, SILENCE, UNKNOWN, UNKNOWN_SHARE
+
+CHECKPOINT_INTERVAL_S = 30
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The `training:` section of the configuration. A network may override `epochs` and `learning_rate`."""
+
+    epochs: int = 12
+    batch_size: int = 128
+    learning_rate: float = 2e-3  # peak of AdamW's one-cycle schedule
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    mixup: float = 0.0  # parameter of the Beta distribution; 0 is off
+    distillation: float = 0.7  # share of the teacher's opinion in the loss, where there is a teacher
+    shift_ms: float = 100.0
+    speed: float = 0.15  # largest relative change of speed and pitch
+    noise: float = 0.1  # largest volume of the background noise mixed in
+    gain_db: float = 6.0
+    mask_frames: int = 5  # SpecAugment: longest run of time frames,
+    mask_mels: int = 5  # and of mel bands that is hidden
+
+
+def settings_from(training: dict, spec: dict) -> Settings:
+    """Return the settings that `training:` gives and the network's own entry overrides.
+
+    Raises:
+        InputError: an unknown key, or a value that cannot be.
+    """
+    known = {field.name: field.type for field in fields(Settings)}
+    for name in training:
+        if name not in known:
+            raise InputError(f"training: unknown key {name!r}, expected one of {sorted(known)}")
+    own = {name: spec[name] for name in ("epochs", "learning_rate") if name in spec}
+    settings = Settings(**{**training, **own})
+    for name, value in asdict(settings).items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or value < 0 or (known[name] is int and value != int(value)):
+            expected = "a whole number" if known[name] is int else "a number"
+            raise InputError(f"training: {name}: expected {expected} from 0 up, got {value!r}")
+    if settings.epochs < 1 or settings.batch_size < 2:
+        raise InputError("training: expected at least 1 epoch and a batch size of at least 2")
+    return settings
+
+
+class TrainingData:
+    """What a training reads: clips and noise as audio, validation and test as features.
+
+    Attributes:
+        clips: int16 [n, samples], mapped from disk; labels: int64 [n].
+        noise: float32 [samples], all recordings of background noise.
+        validation, test: (features, labels).
+        mean, std: of the training features in decibel.
+        description: the data set's `dataset.json`.
+    """
+
+    def __init__(self, data: Path, features: Path) -> None:
+        self.description = read_json(data / "dataset.json")
+        self.classes = self.description["classes"]
+        self.clips = np.load(data / "train.npy", mmap_mode="r")
+        self.labels = torch.from_numpy(read_labels(data / "train.csv"))
+        self.noise = to_waveform(torch.from_numpy(np.load(data / "noise.npy")))
+        front_end = read_json(features / "frontend.json")
+        self.mean, self.std = front_end["mean"], front_end["std"]
+        self.validation = self._features(features / "validation.npz")
+        self.test = self._features(features / "test.npz")
+        unknown = self.labels == self.classes.index(UNKNOWN)
+        self._unknown, self._known = torch.nonzero(unknown).flatten(), torch.nonzero(~unknown).flatten()
+        words = int((self.labels[self._known] != self.classes.index(SILENCE)).sum())
+        self._unknown_drawn = min(len(self._unknown), math.ceil(UNKNOWN_SHARE * words))
+        self.clips_per_epoch = len(self._known) + self._unknown_drawn
+
+    @staticmethod
+    def _features(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+        with np.load(path) as arrays:
+            return torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
+
+    def epoch_order(self, generator: torch.Generator) -> torch.Tensor:
+        """Return the rows of one epoch in random order; its unknown words are drawn anew each time."""
+        drawn = torch.randperm(len(self._unknown), generator=generator)[: self._unknown_drawn]
+        rows = torch.cat([self._known, self._unknown[drawn]])
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+
+class Augmentation:
+    """Turn clips into features of clips that might as well have been recorded: faster, later, louder, in noise."""
+
+    def __init__(self, data: TrainingData, settings: Settings) -> None:
+        self.data, self.settings, self.front_end = data, settings, LogMel()
+
+    def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return normalised features, [batch, 1, mel, time], of the training clips `rows`."""
+        clips = to_waveform(torch.from_numpy(self.data.clips[rows.numpy()]))
+        decibel = self.front_end(self.disturb(clips, generator))
+        return self.mask((decibel - self.data.mean) / self.data.std, generator)
+
+    def disturb(self, clips: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return `clips`, float32 [batch, samples], with another speed, position, loudness and background."""
+        batch, samples = clips.shape
+
+        def uniform(low: float, high: float) -> torch.Tensor:
+            return low + (high - low) * torch.rand(batch, 1, generator=generator)
+
+        settings = self.settings
+        # Speed and shift are one reading of the clip at other positions, between two samples each.
+        shift = settings.shift_ms * SAMPLE_RATE / 1000
+        time_axis = torch.arange(samples, dtype=torch.float32) - samples / 2
+        position = time_axis * uniform(1 - settings.speed, 1 + settings.speed) + samples / 2 + uniform(-shift, shift)
+        # One zero at either end stands for the silence beyond the clip.
+        position = (position + 1).clamp(0, samples + 0.999)
+        padded = functional.pad(clips, (1, 1))
+        before = position.to(torch.int64)
+        weight = position - before
+        moved = torch.lerp(padded.gather(1, before), padded.gather(1, before + 1), weight)
+        moved *= 10 ** (uniform(-settings.gain_db, settings.gain_db) / 20)
+        starts = torch.randint(len(self.data.noise) - samples + 1, (batch, 1), generator=generator)
+        background = self.data.noise[starts + torch.arange(samples)]
+        # A fifth of the clips stays as clean as it was recorded.
+        volume = uniform(0, settings.noise) * (uniform(0, 1) < 0.8)
+        return moved.addcmul_(background, volume).clamp_(-1, 1)
+
+    def mask(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Hide a random run of frames and of mel bands of each sample behind the mean, which is 0 (SpecAugment)."""
+        for axis, longest in ((3, self.settings.mask_frames), (2, self.settings.mask_mels)):
+            size, shape = x.shape[axis], [len(x), 1, 1, 1]
+            length = torch.rand(shape, generator=generator) * (longest + 1)
+            start = torch.rand(shape, generator=generator) * (size + 1 - length.floor())
+            index = torch.arange(size).reshape([-1 if i == axis else 1 for i in range(4)])
+            x = x.masked_fill((index >= start.floor()) & (index < start.floor() + length.floor()), 0)
+        return x
+
+
+class Average:
+    """A moving average of the weights over the last few percent of the training, which generalises better.
+
+    It follows zeros exactly: a weight that is 0 now (masked or pruned) is 0 in the average.
+    """
+
+    def __init__(self, model: GscCnn, total_steps: int) -> None:
+        self.horizon = max(1.0, 0.03 * total_steps)
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: GscCnn, step: int) -> None:
+        rate = 1 / min(self.horizon, step + 1)
+        for name, value in model.state_dict().items():
+            average = self.state[name]
+            if value.is_floating_point():
+                average.lerp_(value, rate)
+            else:
+                average.copy_(value)
+            if name.endswith("weight"):
+                average.mul_(value != 0)
+
+
+def learning_rate_at(progress: float, peak: float) -> float:
+    """Return the one-cycle schedule: a linear rise over the first tenth, then half a cosine down to zero."""
+    if progress < 0.1:
+        return peak * (0.05 + 0.95 * progress / 0.1)
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
+
+
+@torch.no_grad()
+def predict(model: GscCnn, x: torch.Tensor) -> torch.Tensor:
+    """Return the logits, float32 [n, classes], of features `x`, [n, 1, mel, time]."""
+    training = model.training
+    model.eval()
+    logits = torch.cat([model(batch) for batch in x.split(EVALUATION_BATCH)])
+    model.train(training)
+    return logits
+
+
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the share of rows whose largest logit is the label's."""
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def soft_targets(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:
+    """Return label-smoothed target probabilities, [batch, classes]."""
+    return functional.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+
+
+def fit(
+    model: GscCnn,
+    data: TrainingData,
+    settings: Settings,
+    *,
+    seed: int,
+    after_step: Callable[[int, int], None] | None = None,
+    teacher: GscCnn | None = None,
+    checkpoint: Path | None = None,
+) -> list[dict]:
+    """Train `model` in place; at the end it holds the averaged weights.
+
+    The number of epochs is fixed and the learning rate falls to zero over them, so that nothing is selected by a
+    look at the validation split: its accuracy is only told.
+
+    Args:
+        seed: of the order and the augmentation. Each epoch has a generator of its own, so that a resumed training
+            goes on as the uninterrupted one would have.
+        after_step: called as after_step(step, total_steps) after every step of the optimiser (steps count from 1), to
+            apply masks or to prune. Weights it sets to exactly 0 are 0 in the average.
+        teacher: a trained network whose opinions are learnt, too (distillation).
+        checkpoint: file to which the state is saved every now and then, and from which it is resumed.
+
+    Returns:
+        The history: a record {epoch, learning_rate, loss, validation_accuracy, seconds} for each epoch.
+    """
+    batches = data.clips_per_epoch // settings.batch_size
+    if batches == 0:
+        raise InputError(f"training: batch_size: {settings.batch_size} exceeds the {data.clips_per_epoch} clips")
+    total_steps = batches * settings.epochs
+    model.train()
+    # On a CPU, convolutions over interleaved channels are much faster.
+    model.to(memory_format=torch.channels_last)
+    decayed = [weight for weight in model.parameters() if weight.dim() > 1]
+    others = [weight for weight in model.parameters() if weight.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate)
+    average = Average(model, total_steps)
+    augmentation = Augmentation(data, settings)
+    history: list[dict] = []
+    fingerprint = {"settings": asdict(settings), "seed": seed, "total_steps": total_steps}
+    if checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["fingerprint"] == fingerprint:
+            model.load_state_dict(state["model"])
+            average.state = state["average"]
+            optimiser.load_state_dict(state["optimiser"])
+            history = state["history"]
+    saved = time.monotonic()
+    progress = Progress("train", total_steps)
+    progress.start_at(len(history) * batches)
+    for epoch in range(len(history), settings.epochs):
+        started, loss_sum = time.monotonic(), 0.0
+        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        order = data.epoch_order(generator)
+        for batch in range(batches):
+            step = epoch * batches + batch
+            rows = order[batch * settings.batch_size : (batch + 1) * settings.batch_size]
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate_at(step / total_steps, settings.learning_rate)
+            for module in model.modules():
+                if isinstance(module, KWinners):
+                    module.set_progress(step / total_steps)
+            x = augmentation(rows, generator)
+            targets = soft_targets(data.labels[rows], len(data.classes), settings.label_smoothing)
+            if settings.mixup:
+                x, targets = mix(x, targets, settings.mixup, generator)
+            x = x.contiguous(memory_format=torch.channels_last)
+            logits = model(x)
+            loss = functional.cross_entropy(logits, targets)
+            if teacher is not None:
+                opinion = predict(teacher, x)
+                loss = torch.lerp(loss, distillation_loss(logits, opinion), settings.distillation)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            if after_step is not None:
+                after_step(step + 1, total_steps)
+            average.update(model, step)
+            loss_sum += loss.item()
+            best = f", validation {history[-1]['validation_accuracy']:.2%}" if history else ""
+            progress.advance(note=f"epoch {epoch + 1} of {settings.epochs}, loss {loss.item():.3f}{best}")
+        history.append(
+            {
+                "epoch": epoch + 1,
+                "learning_rate": optimiser.param_groups[0]["lr"],
+                "loss": loss_sum / batches,
+                "validation_accuracy": validate(model, average, data),
+                "seconds": round(time.monotonic() - started, 2),
+            }
+        )
+        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_INTERVAL_S:
+            state = {"model": model.state_dict(), "average": average.state, "optimiser": optimiser.state_dict()}
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(checkpoint) as partial:
+                torch.save({**state, "history": history, "fingerprint": fingerprint}, partial)
+            saved = time.monotonic()
+    model.load_state_dict(average.state)
+    model.to(memory_format=torch.contiguous_format)
+    model.eval()
+    return history
+
+
+def mix(
+    x: torch.Tensor, targets: torch.Tensor, parameter: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blend each sample and its target with another of the batch (mixup), in shares drawn from Beta(p, p)."""
+    # The ratio of two gamma variables is a beta variable; NumPy draws them from a seed of the generator's.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    share = np.random.default_rng(seed).beta(parameter, parameter, size=len(x)).astype(np.float32)
+    share = torch.from_numpy(np.maximum(share, 1 - share))
+    other = torch.randperm(len(x), generator=generator)
+    return (
+        torch.lerp(x[other], x, share.reshape(-1, 1, 1, 1)),
+        torch.lerp(targets[other], targets, share.reshape(-1, 1)),
+    )
+
+
+def distillation_loss(logits: torch.Tensor, opinion: torch.Tensor) -> torch.Tensor:
+    """Return the cross entropy of the logits with the teacher's probabilities, which are softened a little."""
+    return functional.cross_entropy(logits, functional.softmax(opinion, dim=1))
+
+
+def validate(model: GscCnn, average: Average, data: TrainingData) -> float:
+    """Return the validation accuracy of the averaged weights."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(average.state)
+    x, labels = data.validation
+    result = accuracy(predict(model, x), labels)
+    model.load_state_dict(state)
+    return result
+
+
+@torch.no_grad()
+def input_densities(model: GscCnn, x: torch.Tensor) -> dict[str, float]:
+    """Return, per layer with weights, the share of its inputs that are not zero, over the features `x`."""
+    sums, handles = dict.fromkeys(LAYERS, 0.0), []
+    for name in LAYERS:
+
+        def count(_module: torch.nn.Module, inputs: tuple[torch.Tensor], name: str = name) -> None:
+            sums[name] += torch.count_nonzero(inputs[0]).item() / inputs[0][0].numel()
+
+        handles.append(getattr(model, name).register_forward_pre_hook(count))
+    predict(model, x)
+    for handle in handles:
+        handle.remove()
+    return {name: total / len(x) for name, total in sums.items()}
+
+
+def save_results(
+    out: Path, model: GscCnn, data: TrainingData, history: list[dict], *, network: str, spec: dict, seed: int
+) -> None:
+    """Write all that is kept of a trained network; `metrics.json` comes last."""
+    x, labels = data.test
+    classes = data.classes
+    logits = predict(model, x)
+    save_network(out / "model.pt", model, network=network, spec=spec, classes=classes)
+    with atomic_path(out / "logits.npy") as partial:
+        np.save(partial, logits.numpy())
+    confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    confusion.index_put_((labels, logits.argmax(1)), torch.ones_like(labels), accumulate=True)
+    rows = [["label", *classes], *([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))]
+    write_csv(out / "confusion.csv", rows)
+    write_csv(out / "history.csv", [list(history[0]), *(list(record.values()) for record in history)])
+    densities = input_densities(model, x)
+    layers = [{**layer, "activation_density": round(densities[layer["name"]], 4)} for layer in layer_table(model)]
+    metrics = {
+        "network": network,
+        "dataset": data.description["dataset"],
+        "title": data.description["title"],
+        "class_set": data.description["class_set"],
+        "seed": seed,
+        "accuracy": accuracy(logits, labels),
+        "test_clips": len(labels),
+        "validation_accuracy": history[-1]["validation_accuracy"],
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        **{key: sum(layer[key] for layer in layers) for key in ("nonzero_weights", "macs", "nonzero_macs")},
+        "epochs": len(history),
+        "seconds": round(sum(record["seconds"] for record in history), 1),
+        "layers": layers,
+    }
+    write_json(out / "metrics.json", metrics)
+
+
+def write_csv(path: Path, rows: list[list]) -> None:
+    """Write rows as CSV, atomically."""
+    with atomic_path(path) as partial, open(partial, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle, lineterminator="\n").writerows(rows)
