@@ -1,0 +1,97 @@
+"""What the quantisation tools share: their arguments, the model to quantise, and the calibration clips."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from files import InputError
+
+#: The newest IR version that every engine of the study reads.
+COMMON_IR_VERSION = 9
+
+
+def parse_arguments(description: str, arguments: list[str] | None, **options: dict) -> argparse.Namespace:
+    """Return the arguments of a quantisation tool: --model, --calibration, --out and its own `options`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="FP32 ONNX file with a fixed batch size")
+    parser.add_argument("--calibration", type=Path, required=True, help="npz with x, float32 [clips, 1, mels, frames]")
+    parser.add_argument("--out", type=Path, required=True, help="INT8 model to write")
+    for name, settings in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
+    return parser.parse_args(arguments)
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Return the ONNX model `path`, checked, with one input of a fixed batch size.
+
+    Operator sets that no node uses are dropped and the IR version is lowered where nothing depends on it, because
+    older engines refuse both.
+
+    Raises:
+        InputError: the file is missing, is no ONNX model, or its batch size is not fixed.
+    """
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:  # onnx raises protobuf's, its own and the system's errors
+        raise InputError(f"{path}: expected a valid ONNX model ({str(error).splitlines()[0]})") from error
+    used = {node.domain or "" for node in model.graph.node}
+    kept = [entry for entry in model.opset_import if (entry.domain.removeprefix("ai.onnx") or "") in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    model.ir_version = min(model.ir_version, COMMON_IR_VERSION)
+    if batch_size_of(model) < 1:
+        raise InputError(f"{path}: input {model.graph.input[0].name!r}: expected a fixed batch size")
+    return model
+
+
+def batch_size_of(model: onnx.ModelProto) -> int:
+    """Return the batch size of the model's input, 0 if it is not fixed."""
+    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+
+
+def load_calibration(path: Path) -> np.ndarray:
+    """Return the calibration clips, float32 [clips, 1, mels, frames].
+
+    Raises:
+        InputError: the file is missing or holds no such array.
+    """
+    try:
+        with np.load(path) as arrays:
+            clips = arrays["x"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{path}: expected an npz file with the array x ({error})") from error
+    if clips.dtype != np.float32 or clips.ndim != 4 or len(clips) == 0:
+        raise InputError(f"{path}: x: expected float32 [clips, 1, mels, frames], found {clips.dtype} {clips.shape}")
+    return clips
+
+
+def batches(clips: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Yield all clips in batches of exactly `batch_size`; the last is filled up with the first clips."""
+    for start in range(0, len(clips), batch_size):
+        indices = np.arange(start, start + batch_size) % len(clips)
+        yield np.ascontiguousarray(clips[indices])
+
+
+def activation_ranges(model: onnx.ModelProto, tensors: list[str], clips: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Return the lowest and highest value that each tensor takes over the clips, computed by ONNX Runtime in FP32."""
+    import onnxruntime
+
+    inner = [name for name in tensors if name != model.graph.input[0].name]
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    outputs = {output.name for output in model.graph.output}
+    watched.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inner if name not in outputs
+    )
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    ranges = dict.fromkeys(tensors, (np.inf, -np.inf))
+    for batch in batches(clips, batch_size_of(model)):
+        values = dict(zip(inner, session.run(inner, {model.graph.input[0].name: batch}), strict=True))
+        values[model.graph.input[0].name] = batch
+        for name, (low, high) in ranges.items():
+            ranges[name] = (min(low, float(values[name].min())), max(high, float(values[name].max())))
+    return ranges
