@@ -1,16 +1,23 @@
-"""The engines under test: one adapter module per engine, named as in `config.yaml`, behind `protocol.Engine`."""
+"""The engines under test: one adapter module per engine, named as in `config.yaml`, behind `protocol.Engine`.
+
+Modules whose names begin with an underscore are shared by several adapters. The environment variable
+SPARSEMARK_ENGINES may name a folder with further adapters, outside this package.
+"""
 
 import importlib
+import os
 from pathlib import Path
 
 from .protocol import Engine
 
-_NOT_ADAPTERS = {"__init__", "protocol"}
+if "SPARSEMARK_ENGINES" in os.environ:
+    __path__.append(os.environ["SPARSEMARK_ENGINES"])
 
 
 def engine_names() -> list[str]:
-    """Return the names of all adapters in this package, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_ADAPTERS)
+    """Return the names of all adapters, sorted."""
+    modules = {path.stem for folder in __path__ for path in Path(folder).glob("[!_]*.py")}
+    return sorted(modules - {"protocol"})
 
 
 def engine_class(name: str) -> type[Engine]:

@@ -2,8 +2,13 @@
 
 An adapter is a module `engines/NAME.py` with a class `Adapter(Engine)`. The module must import without its engine
 installed (the workflow reads the class attributes to plan its jobs), so the engine is imported inside methods.
+
+The worker (`engine_worker.py`) calls an adapter in this order, in a fresh process that is already pinned to its cores
+and has OMP_NUM_THREADS and its kin set: `prepare`, `load`, `run` many times, `execution`.
 """
 
+import os
+import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,12 +41,22 @@ class Engine(ABC):
     #: The environment file it runs in: envs/{environment}.yaml.
     environment: ClassVar[str]
     #: Per precision, the model file it loads, below `results/`. Its first folder is the rule that makes it.
-    #: Placeholders: {trained} (train or prune, the rule that made the network), {data}, {network}, {seed}, {batch_size}.
+    #: Placeholders: {trained} (train or prune, whichever made the network), {data}, {network}, {seed}, {batch_size}.
     models: ClassVar[dict[str, str]]
+
+    def prepare(self, threads: int) -> None:
+        """Import the engine and set what it reads only once, such as its thread pool. Timed apart from `load`.
+
+        Raises:
+            UnsupportedCase: the engine cannot run on this machine at all; says why.
+        """
+        return None
 
     @abstractmethod
     def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
-        """Load (and compile) `model` so that `run` is ready.
+        """Load and compile `model` so that `run` is ready; what compiles lazily is made to compile here.
+
+        What is worth keeping between processes (compiled code) goes below `cache_folder(NAME)`.
 
         Raises:
             UnsupportedCase: this engine, version or CPU cannot run the case; says why.
@@ -49,13 +64,27 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, x: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 [batch_size, classes], of `x`, float32 [batch_size, 1, 32, 32], C-contiguous."""
+        """Return the logits, float32 [batch_size, classes], of `x`, float32 [batch_size, 1, 32, 32].
+
+        `x` is C-contiguous, starts at a multiple of 64 bytes and must not change. The result may lie in the engine's
+        own memory and need stay valid only until the next call. The call returns when the result is complete.
+        """
 
     @abstractmethod
     def execution(self) -> Execution:
-        """Tell what really ran. Called after `load` and at least one `run`."""
+        """Tell what really ran. Called once, after `load` and at least one `run`, and never inside a timing."""
 
 
 #: Templates of `Engine.models` that several adapters share.
 CHECKPOINT = "{trained}/{data}/{network}/seed{seed}/model.pt"
 ONNX = "export_onnx/{data}/{network}/seed{seed}/batch{batch_size}.onnx"
+
+
+def cache_folder(engine: str) -> Path:
+    """Return the folder where `engine` may keep compiled code between processes, creating it.
+
+    The benchmark names the place in SPARSEMARK_CACHE; without it (an adapter tried by hand) it is temporary.
+    """
+    folder = Path(os.environ.get("SPARSEMARK_CACHE") or tempfile.gettempdir()) / engine
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()

@@ -1,0 +1,354 @@
+"""Measure one case: an engine on a model, at one batch size, on one core or on the whole processor.
+
+Writes one JSON file with a row for every layout that was tried, whatever became of it: a case that cannot run, crashes,
+hangs, fills the memory or computes something else has a row with that status and its reason, and no speed. Only wrong
+input of this program itself is an error.
+
+Every layout runs in fresh processes, each pinned to its cores, one case at a time on the machine (a lock guards that).
+It needs nothing but NumPy, and that only for the reference computation.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from engine_process import STATUSES, Outcome, run_instances
+from engines import engine_class, engine_names
+from files import InputError, atomic_path, read_json, run_program, sha256
+from machine import busy_seconds, machine_name, machine_record, machine_state
+from topology import Layout, plan_layouts, read_cpus, read_quota
+
+PRECISIONS = ("fp32", "bf16", "int8")
+#: Percentile: the smallest sample that supports it, as MLPerf's load generator has it.
+PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
+REFERENCE_SIZE = 512
+REFERENCE_SECONDS = 0.15
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How long a case is measured. The timed calls go on until both the time and the number of calls are reached."""
+
+    warmup_s: float = 0.5
+    warmup_samples: int = 5
+    min_time_s: float = 2.0
+    min_samples: int = 30
+    timeout_s: float = 300.0
+    memory_limit_gib: float | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> "Measure":
+        """Read it from a JSON object; keys that are missing keep their defaults, `rounds` is the workflow's affair.
+
+        Raises:
+            InputError: not an object, an unknown key, or a value that is not a positive number.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"--measure: expected a JSON object ({error})") from error
+        names = [field.name for field in fields(cls)]
+        if not isinstance(values, dict):
+            raise InputError(f"--measure: expected a JSON object, got {text}")
+        for key, value in values.items():
+            if key == "rounds":
+                continue
+            if key not in names:
+                raise InputError(f"--measure: unknown key {key!r} (expected some of {', '.join(names)})")
+            if value is None and key == "memory_limit_gib":
+                continue
+            lowest = 0 if key.startswith("warmup") else 1 if key == "min_samples" else 1e-9
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < lowest:
+                raise InputError(f"--measure: {key}: expected a number of at least {lowest:g}, got {value!r}")
+        return cls(**{key: value for key, value in values.items() if key != "rounds"})
+
+
+@contextmanager
+def alone_on_the_machine() -> Iterator[None]:
+    """Wait until no other benchmark of this user runs on this machine, and keep others waiting."""
+    path = Path(tempfile.gettempdir()) / f"sparsemark-benchmark-{os.getuid()}.lock"
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another benchmark on this machine ({path})", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def reference_gflops(cpu: int, seconds: float = REFERENCE_SECONDS) -> float:
+    """Return the speed of a fixed computation on `cpu`: the median of FP32 matrix products that stay in its cache.
+
+    The same for every engine and round, it shows how the machine drifts (clock, neighbours). This process is pinned
+    for it before NumPy is imported, so that its BLAS has one thread.
+    """
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        import numpy as np
+
+        matrix = np.random.default_rng(0).standard_normal((REFERENCE_SIZE, REFERENCE_SIZE), np.float32)
+        result = np.empty_like(matrix)
+        times = []
+        end = time.perf_counter() + seconds
+        while (begin := time.perf_counter()) < end or len(times) < 5:
+            np.matmul(matrix, matrix, out=result)
+            times.append(time.perf_counter() - begin)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    return 2 * REFERENCE_SIZE**3 / statistics.median(times) / 1e9
+
+
+def model_sha256(model: Path) -> str:
+    """Return the sha256 of a model file, or of a model folder's `name: sha256` list."""
+    if model.is_file():
+        return sha256(model)
+    listing = "".join(
+        f"{path.relative_to(model)}: {sha256(path)}\n" for path in sorted(model.rglob("*")) if path.is_file()
+    )
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as handle:
+        handle.write(listing)
+        handle.flush()
+        return sha256(Path(handle.name))
+
+
+def obstacle(options: argparse.Namespace) -> Outcome | None:
+    """Return why the case cannot be tried (no environment, no model), or None if it can.
+
+    A tool that failed to make a model tells so in `MODEL.json`, {"status": ..., "reason": ...}, beside it.
+    """
+    engine = engine_class(options.engine)
+    if options.environment_status and (outcome := _recorded(options.environment_status)):
+        return outcome
+    if options.model is None:
+        return Outcome("unsupported", f"{engine.title} has no {options.precision} form of the network here")
+    status = options.model.with_name(f"{options.model.name}.json")
+    if status.exists() and (outcome := _recorded(status)):
+        return outcome
+    if not options.model.exists():
+        raise InputError(f"{options.model}: expected a model file")
+    return None
+
+
+def _recorded(path: Path) -> Outcome | None:
+    record = read_json(path)
+    if not isinstance(record, dict) or not {"status", "reason"} <= record.keys() or record["status"] not in STATUSES:
+        raise InputError(f"{path}: expected status (one of {', '.join(STATUSES)}) and reason")
+    return None if record["status"] == "ok" else Outcome(record["status"], str(record["reason"]))
+
+
+def percentiles(times: Sequence[float]) -> dict[str, float]:
+    """Return those percentiles of `times` (nearest rank) that their number supports, as {"p50": ...}."""
+    ordered = sorted(times)
+    return {
+        f"p{percent}": ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
+        for percent, needed in PERCENTILE_SAMPLES.items()
+        if len(ordered) >= needed
+    }
+
+
+def summarise(results: Sequence[dict], batch_size: int) -> dict[str, object]:
+    """Return throughput and latencies of the window in which all instances made timed calls.
+
+    A call that lies partly in the window counts with that part towards the throughput; latencies are those of the
+    calls that end in it. One instance alone has the whole of its calls as the window.
+
+    Args:
+        results: per instance `begin_ns` and `times_ns`, calls that follow each other without a gap.
+
+    Raises:
+        ValueError: no call lies in the window.
+    """
+    spans = [(result["begin_ns"], result["begin_ns"] + sum(result["times_ns"])) for result in results]
+    begin, end = max(first for first, _ in spans), min(last for _, last in spans)
+    calls, latencies = 0.0, []
+    for result in results:
+        stop = result["begin_ns"]
+        for duration in result["times_ns"]:
+            start, stop = stop, stop + duration
+            overlap = min(stop, end) - max(start, begin)
+            if overlap > 0:
+                calls += overlap / duration
+                if stop <= end:
+                    latencies.append(duration)
+    if not latencies:
+        raise ValueError("the instances' timed calls do not overlap")
+    summary: dict[str, object] = {
+        "throughput_words_per_s": calls * batch_size / (end - begin) * 1e9,
+        "window_s": (end - begin) / 1e9,
+        "samples": len(latencies),
+    }
+    for name, value in percentiles(latencies).items():
+        summary[f"latency_ms_{name}"] = value / 1e6
+    return summary
+
+
+def measure_layout(
+    python: Path, request: dict, layout: Layout, measure: Measure, cache: Path
+) -> tuple[dict[str, object], list[dict]]:
+    """Measure one layout; return its row and the raw times of its instances."""
+    row: dict[str, object] = {
+        "layout": layout.name,
+        "instances": layout.instances,
+        "threads": layout.threads,
+        "cpus": [list(cpus) for cpus in layout.cpu_sets],
+        "reference_gflops": round(reference_gflops(layout.cpu_sets[0][0]), 2),
+        **machine_state(layout.cpu_sets[0][0]),
+    }
+    begin, busy = time.monotonic(), busy_seconds()
+    used = os.times()
+    outcome = run_instances(
+        python,
+        request,
+        layout.cpu_sets,
+        timeout_s=measure.timeout_s,
+        cache=cache,
+        memory_gib=measure.memory_limit_gib,
+    )
+    row["wall_s"] = round(time.monotonic() - begin, 3)
+    after = os.times()
+    ours = sum(after[:4]) - sum(used[:4])
+    row["other_load"] = round(max(0.0, busy_seconds() - busy - ours) / max(row["wall_s"], 1e-3), 3)
+    row["status"], row["reason"] = outcome.status, outcome.reason
+    if outcome.status != "ok":
+        return row, []
+    try:
+        row.update(summarise(outcome.results, request["batch_size"]))
+    except ValueError as error:
+        row.update(status="failed", reason=str(error))
+        return row, []
+    first = outcome.results[0]
+    for key in ("import_s", "load_s", "first_inference_ms"):
+        row[key] = max(result[key] for result in outcome.results)
+    row["warmup_calls"] = min(result["warmup_calls"] for result in outcome.results)
+    row["peak_memory_mib"] = round(sum(result["peak_memory_mib"] for result in outcome.results), 1)
+    row["busy_threads"] = sum(result["busy_threads"] for result in outcome.results)
+    row["parity"] = first["parity"]
+    row["execution"] = first["execution"]
+    raw = [{key: result[key] for key in ("begin_ns", "times_ns", "cpu_s")} for result in outcome.results]
+    return row, raw
+
+
+def case_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a case and its files; `evaluate.py` has the same ones."""
+    parser.add_argument("--engine", required=True, choices=engine_names(), metavar="NAME", help="an adapter's name")
+    parser.add_argument("--python", required=True, type=Path, help="interpreter of the engine's environment")
+    parser.add_argument(
+        "--environment-status",
+        type=Path,
+        metavar="JSON",
+        help="record of the environment's deployment; one that failed makes an `unsupported` row",
+    )
+    parser.add_argument("--model", type=Path, help="model for this batch size and precision; without it, `unsupported`")
+    parser.add_argument("--features", required=True, type=Path, metavar="NPZ", help="test features: x, y")
+    parser.add_argument("--reference", required=True, type=Path, metavar="NPY", help="FP32 logits, in test order")
+    parser.add_argument("--network", required=True, help="for the row")
+    parser.add_argument("--dataset", required=True, metavar="DATASET-CLASS_SET", help="for the row")
+    parser.add_argument("--seed", required=True, type=int, help="for the row")
+    parser.add_argument("--precision", required=True, choices=PRECISIONS)
+    parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("results/cache"), help="compiled code of engines (default: %(default)s)"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="JSON", help="the result")
+
+
+def positive(text: str) -> int:
+    """Return `text` as a whole number of at least 1, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def case_request(options: argparse.Namespace, mode: str) -> dict[str, object]:
+    """Return the worker's request, with its files checked to be there."""
+    for path in (options.features, options.reference):
+        if not path.is_file():
+            raise InputError(f"{path}: expected a file with the test set's features or reference logits")
+    return {
+        "mode": mode,
+        "engine": options.engine,
+        "model": str(options.model),
+        "features": str(options.features),
+        "reference": str(options.reference),
+        "precision": options.precision,
+        "batch_size": options.batch_size,
+    }
+
+
+def case_record(options: argparse.Namespace) -> dict[str, object]:
+    """Return what names the case in its result."""
+    return {
+        "engine": options.engine,
+        "engine_title": engine_class(options.engine).title,
+        "network": options.network,
+        "dataset": options.dataset.rpartition("-")[0] or options.dataset,
+        "class_set": options.dataset.rpartition("-")[2],
+        "seed": options.seed,
+        "precision": options.precision,
+        "batch_size": options.batch_size,
+    }
+
+
+def write_compact(path: Path, value: object) -> None:
+    """Write `value` as JSON on one line per top-level key, atomically: raw times would fill a line each."""
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(entry)}" for key, entry in value.items())
+    with atomic_path(path) as partial:
+        partial.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    case_arguments(parser)
+    parser.add_argument("--cores", required=True, choices=("1", "all"), help="one core or the whole processor")
+    parser.add_argument("--round", required=True, type=positive, metavar="N", help="for the row")
+    defaults = json.dumps(asdict(Measure()))
+    parser.add_argument("--measure", default="{}", metavar="JSON", help=f"how long; missing keys default to {defaults}")
+    options = parser.parse_args(arguments)
+    measure = Measure.from_json(options.measure)
+    request = {**case_request(options, "benchmark"), "measure": asdict(measure)}
+    record = machine_record()
+    case = {
+        **case_record(options),
+        "cores": options.cores,
+        "round": options.round,
+        "machine": machine_name(record),
+        "model_sha256": "",
+    }
+    rows: list[dict] = []
+    raw_times: dict[str, list] = {}
+    with alone_on_the_machine():
+        started_at = time.time()
+        if outcome := obstacle(options):
+            rows.append({"layout": "", **machine_state(0), "status": outcome.status, "reason": outcome.reason})
+        else:
+            case["model_sha256"] = model_sha256(options.model)
+            for layout in plan_layouts(read_cpus(), options.cores, read_quota()):
+                row, raw_times[layout.name] = measure_layout(options.python, request, layout, measure, options.cache)
+                rows.append(row)
+                speed = f"{row['throughput_words_per_s']:,.0f} words/s" if row["status"] == "ok" else row["reason"]
+                print(f"{options.engine} {layout.name}: {row['status']}, {speed}", file=sys.stderr)
+    result = {
+        "case": case,
+        "measure": asdict(measure),
+        "machine": record,
+        "started_at": started_at,
+        "ended_at": time.time(),
+        "rows": rows,
+        "raw_times": raw_times,
+    }
+    write_compact(options.out, result)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,307 @@
+"""Run one engine on one model in this process, as `engine_process.py` tells it. Standard library and NumPy only.
+
+It runs in the engine's own environment. The parent writes one request (JSON) to standard input and reads events, one
+JSON object a line, from standard output; what the engine prints goes to standard error. Two modes:
+
+- `evaluate`: run the whole test set and compare with the labels and with the reference.
+- `benchmark`: load, check parity, say `ready`, wait for the line `go` (so that several instances start together), warm
+  up, and make timed calls.
+"""
+
+import gc
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from engines import engine_class
+from engines.protocol import Engine, UnsupportedCase
+
+#: Clips that parity is checked on. Enough that an INT8 network which agrees on 97 % of them is not failed by chance.
+PARITY_CLIPS = 256
+#: Timed calls walk through at least this many different clips (4 MiB of input, more than a core's own caches) in at
+#: least MINIMUM_BATCHES batches: a single repeated input would teach the branch predictors the data.
+POOL_CLIPS = 1024
+MINIMUM_BATCHES = 8
+#: A thread counts as computing if it was on a CPU for this share of the timed calls.
+BUSY_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an engine's logits may be from the FP32 reference of the same network."""
+
+    relative_error: float  # of all logits together, in the L2 norm
+    agreement: float  # share of clips with the same class
+
+
+#: FP32 engines that only sum in another order stay below 1e-5. Where two units compete for a place among the k winners,
+#: rounding decides, and a network with k-winners comes to some 1e-4; BF16 passed off as FP32 would show 4e-3 and more.
+#: BF16 has 8 significant bits: up to 2e-2 through four layers. INT8 differs more, and what counts is the class.
+TOLERANCES = {
+    "fp32": Tolerance(1e-3, 0.0),
+    "bf16": Tolerance(5e-2, 0.0),
+    "int8": Tolerance(0.25, 0.9),
+}
+
+
+class ParityError(Exception):
+    """The engine computes something else than the network; the message is the reason that its row shows."""
+
+
+def aligned_empty(shape: tuple[int, ...], alignment: int = 64) -> np.ndarray:
+    """Return an uninitialised float32 array that starts at a multiple of `alignment` bytes."""
+    size = int(np.prod(shape)) * 4
+    buffer = np.empty(size + alignment, np.uint8)
+    start = -buffer.ctypes.data % alignment
+    return buffer[start : start + size].view(np.float32).reshape(shape)
+
+
+def in_batches(x: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return the clips `x` [n, ...] as aligned batches [batches, batch_size, ...]; the last is padded with zeros."""
+    count = -(-len(x) // batch_size)
+    batches = aligned_empty((count, batch_size, *x.shape[1:]))
+    flat = batches.reshape(count * batch_size, *x.shape[1:])
+    flat[: len(x)] = x
+    flat[len(x) :] = 0
+    return batches
+
+
+def timing_batches(x: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return the batches that timed calls walk through, full, in an order in which the classes are mixed."""
+    clips = max(POOL_CLIPS, MINIMUM_BATCHES * batch_size)
+    clips = -(-clips // batch_size) * batch_size
+    order = np.random.default_rng(0).permutation(len(x))
+    return in_batches(x[np.resize(order, clips)], batch_size)
+
+
+def infer(engine: Engine, x: np.ndarray, batch_size: int, classes: int) -> np.ndarray:
+    """Return the engine's logits, float32 [n, classes], of the clips `x`.
+
+    Raises:
+        ParityError: a result of the wrong shape or type, not finite, or an input that was written to.
+    """
+    logits = []
+    for batch in in_batches(x, batch_size):
+        before = batch.copy()
+        y = engine.run(batch)
+        if y.shape != (batch_size, classes) or y.dtype != np.float32:
+            raise ParityError(f"the engine returned {y.dtype} {y.shape}, expected float32 {(batch_size, classes)}")
+        if not np.array_equal(batch, before):
+            raise ParityError("the engine changed its input")
+        logits.append(np.array(y))
+    logits = np.concatenate(logits)[: len(x)]
+    if not np.isfinite(logits).all():
+        raise ParityError("the engine returned logits that are not finite")
+    return logits
+
+
+def compare(logits: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Return relative error (L2, all logits together) and share of clips with the same class."""
+    error = np.linalg.norm(logits - reference) / max(float(np.linalg.norm(reference)), 1e-30)
+    agreement = np.mean(logits.argmax(1) == reference.argmax(1))
+    return {"relative_error": float(error), "agreement": float(agreement)}
+
+
+def check_parity(logits: np.ndarray, reference: np.ndarray, precision: str) -> dict[str, float]:
+    """Return `compare`'s figures.
+
+    Raises:
+        ParityError: they are beyond the tolerance of `precision`.
+    """
+    figures, tolerance = compare(logits, reference), TOLERANCES[precision]
+    if figures["relative_error"] > tolerance.relative_error or figures["agreement"] < tolerance.agreement:
+        raise ParityError(
+            f"parity with the FP32 reference: relative error {figures['relative_error']:.2g} "
+            f"(at most {tolerance.relative_error:g}), same class {figures['agreement']:.1%} "
+            f"(at least {tolerance.agreement:.0%})"
+        )
+    return figures
+
+
+def warm_up(run: Callable, batches: Iterable, seconds: float, calls: int, clock: Callable = time.monotonic_ns) -> int:
+    """Call `run` for both `seconds` and `calls`; return how many calls it took."""
+    end, done = clock() + int(seconds * 1e9), 0
+    inputs = itertools.cycle(batches)
+    while done < calls or clock() < end:
+        run(next(inputs))
+        done += 1
+    return done
+
+
+def timed_calls(
+    run: Callable, batches: Iterable, seconds: float, calls: int, clock: Callable = time.monotonic_ns
+) -> tuple[int, list[int]]:
+    """Call `run` on one batch after the other until both `seconds` and `calls` are reached.
+
+    One reading of the clock ends a call and begins the next, so the times add up to the time that passed, and the
+    loop's own 0.2 µs are part of them.
+
+    Returns:
+        The clock at the first call (ns) and the time of each call in order (ns). The clock is the machine's
+        monotonic one, the same for every process.
+    """
+    inputs, times = itertools.cycle(batches), []
+    begin = stamp = clock()
+    end = begin + int(seconds * 1e9)
+    while stamp < end or len(times) < calls:
+        run(next(inputs))
+        now = clock()
+        times.append(now - stamp)
+        stamp = now
+    return begin, times
+
+
+def thread_seconds() -> dict[str, float]:
+    """Return the CPU seconds of each thread of this process."""
+    seconds = {}
+    for folder in Path("/proc/self/task").iterdir():
+        try:
+            fields = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue  # the thread ended meanwhile
+        seconds[folder.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def peak_memory_mib() -> float:
+    """Return the largest resident memory of this program so far (`getrusage` would count the parent's before exec)."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
+
+
+class Worker:
+    """One request, carried out step by step; every step is announced, so that the parent knows where a crash was."""
+
+    def __init__(self, request: dict, commands: TextIO, events: TextIO) -> None:
+        self.request = request
+        self.commands = commands
+        self.events = events
+
+    def send(self, **event: object) -> None:
+        print(json.dumps(event, separators=(",", ":")), file=self.events, flush=True)
+
+    def read_inputs(self) -> None:
+        """Read test clips and labels, and the FP32 reference."""
+        with np.load(self.request["features"]) as features:
+            self.x, self.y = np.asarray(features["x"], np.float32), features["y"]
+        self.reference = np.load(self.request["reference"])
+        if len(self.reference) != len(self.x):
+            raise ValueError(
+                f"{self.request['reference']} holds {len(self.reference)} clips, "
+                f"{self.request['features']} {len(self.x)}"
+            )
+
+    def load(self) -> dict[str, float]:
+        """Load the engine and its model; return the time of each part."""
+        request = self.request
+        self.send(step="importing the engine")
+        clock = time.perf_counter
+        begin = clock()
+        self.engine = engine_class(request["engine"])()
+        self.engine.prepare(request["threads"])
+        imported = clock()
+        self.send(step="loading the model")
+        self.engine.load(
+            Path(request["model"]),
+            batch_size=request["batch_size"],
+            threads=request["threads"],
+            precision=request["precision"],
+        )
+        loaded = clock()
+        self.send(step="the first inference")
+        batch = in_batches(self.x[: request["batch_size"]], request["batch_size"])[0]
+        first = clock()
+        self.engine.run(batch)
+        return {
+            "import_s": round(imported - begin, 4),
+            "load_s": round(loaded - imported, 4),
+            "first_inference_ms": round((clock() - first) * 1e3, 4),
+        }
+
+    def infer(self, clips: int) -> np.ndarray:
+        return infer(self.engine, self.x[:clips], self.request["batch_size"], self.reference.shape[1])
+
+    def evaluate(self) -> dict[str, object]:
+        self.load()
+        self.send(step="the test set")
+        logits = self.infer(len(self.x))
+        return {
+            "accuracy": float(np.mean(logits.argmax(1) == self.y)),
+            "test_clips": len(self.x),
+            **compare(logits, self.reference),
+            "execution": asdict(self.engine.execution()),
+        }
+
+    def benchmark(self) -> dict[str, object]:
+        measure = self.request["measure"]
+        result: dict[str, object] = self.load()
+        self.send(step="the parity check")
+        clips = min(PARITY_CLIPS, len(self.x))
+        result["parity"] = check_parity(self.infer(clips), self.reference[:clips], self.request["precision"])
+        batches = list(timing_batches(self.x, self.request["batch_size"]))
+        del self.x
+        self.send(step="waiting for the other instances", ready=True)
+        if self.commands.readline() != "go\n":
+            sys.exit("the parent is gone")
+        self.send(step="timed calls")
+        gc.collect()
+        gc.disable()
+        result["warmup_calls"] = warm_up(self.engine.run, batches, measure["warmup_s"], measure["warmup_samples"])
+        threads_before, cpu_before = thread_seconds(), time.process_time()
+        begin, times = timed_calls(self.engine.run, batches, measure["min_time_s"], measure["min_samples"])
+        cpu_seconds, threads_after = time.process_time() - cpu_before, thread_seconds()
+        gc.enable()
+        busy = [after - threads_before.get(name, 0.0) for name, after in threads_after.items()]
+        self.send(step="reading the settings back")
+        return {
+            **result,
+            "begin_ns": begin,
+            "times_ns": times,
+            "cpu_s": round(cpu_seconds, 3),
+            "busy_threads": sum(seconds > BUSY_SHARE * sum(times) / 1e9 for seconds in busy),
+            "peak_memory_mib": peak_memory_mib(),
+            "execution": asdict(self.engine.execution()),
+        }
+
+    def work(self) -> None:
+        """Carry out the request; its end, good or bad, is the last event."""
+        try:
+            self.read_inputs()
+            result = self.evaluate() if self.request["mode"] == "evaluate" else self.benchmark()
+            self.send(status="ok", reason="", result=result)
+        except UnsupportedCase as error:
+            self.send(status="unsupported", reason=str(error))
+        except ParityError as error:
+            self.send(status="failed", reason=str(error))
+        except MemoryError as error:
+            self.send(status="out_of_memory", reason=one_line(error))
+        except Exception as error:
+            # Whatever an engine raises is a result of the study, not a fault of the program.
+            self.send(status="failed", reason=one_line(error), exception=True)
+            raise
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception as one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300].rstrip(": ")
+
+
+def main() -> None:
+    # Engines print to standard output, some from C++; the events get a descriptor that they do not know.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    request = json.loads(sys.stdin.readline())
+    Worker(request, sys.stdin, events).work()
+
+
+if __name__ == "__main__":
+    main()
