@@ -219,26 +219,20 @@ def _complementary_mask(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
 
     Within a set of kernels every position goes to at most one kernel, and every kernel gets equally many, by
     deferred acceptance: a free position asks the kernel where it scores highest of those that have not turned it down;
-    a kernel keeps the best that ask. The outcome is the greedy choice by score.
+    a kernel keeps the best that ask. The outcome is the greedy choice by score. All sets are worked on at once.
     """
-    size, capacity = _complementary_shape(scores.shape[1], sparsity)
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    for kernels, part in zip(scores.split(size), mask.split(size), strict=True):
-        wishes = kernels.clone()
-        owner = torch.full((kernels.shape[1],), -1)
-        while True:
-            best = wishes.max(dim=0)
-            asking = (owner < 0) & (best.values >= 0)
-            if not asking.any():
-                break
-            owner = torch.where(asking, best.indices, owner)
-            for index in range(len(kernels)):
-                held = torch.nonzero(owner == index).flatten()
-                if len(held) > capacity:
-                    # The stable order makes ties the same on every machine.
-                    refused = held[kernels[index, held].argsort(descending=True, stable=True)[capacity:]]
-                    owner[refused] = -1
-                    wishes[index, refused] = -1
-        taken = torch.nonzero(owner >= 0).flatten()
-        part[owner[taken], taken] = True
-    return mask
+    outputs, kernel = scores.shape
+    size, capacity = _complementary_shape(kernel, sparsity)
+    # Kernels that fill up the last set score below the refused ones: nothing ever asks them.
+    wishes = nn.functional.pad(scores, (0, 0, 0, -outputs % size), value=-2.0).reshape(-1, size, kernel)
+    held = torch.zeros_like(wishes, dtype=torch.bool)
+    while True:
+        best = wishes.max(dim=1, keepdim=True)
+        asking = ~held.any(dim=1, keepdim=True) & (best.values >= 0)
+        if not asking.any():
+            return held.reshape(-1, kernel)[:outputs].contiguous()
+        held.scatter_(1, best.indices, held.gather(1, best.indices) | asking)
+        accepted = torch.where(held, wishes, -3.0).topk(capacity, dim=2).indices
+        accepted = torch.zeros_like(held).scatter_(2, accepted, True) & held
+        wishes = wishes.masked_fill(held & ~accepted, -1.0)
+        held = accepted

@@ -1,0 +1,152 @@
+"""Make a sparse network from a trained one: gradual magnitude pruning, fine-tuned with the trained one as the teacher.
+
+The sparsity follows the schedule of automated gradual pruning (AGP, Zhu and Gupta, 2017): steep at first, while there
+are many weights to lose, and ever slower towards its goal. Then the masks stay as they are and the rest of the training
+settles the remaining weights. Networks that start from another one without `sparsity` (a column gate or k-winners
+alone) are fine-tuned the same way.
+"""
+
+import argparse
+import copy
+import json
+from pathlib import Path
+
+import torch
+
+from files import InputError, run_program
+from network import GscCnn, build_network, load_network
+from sparsity import Masks, apply_masks, global_sparsities, magnitude_masks, verify_masks
+from training import TrainingData, fit, save_results, settings_from
+
+#: Share of the training in which weights are removed.
+PRUNING_SHARE = 0.5
+#: How often masks are chosen anew within it.
+UPDATES = 25
+
+
+def agp_share(update: int) -> float:
+    """Return the share of the final sparsity that holds after `update` of `UPDATES` choices of masks."""
+    return 1 - (1 - update / UPDATES) ** 3
+
+
+class LevelMasks:
+    """Unstructured masks by NNI's level pruner under NNI's AGP schedule.
+
+    NNI's own training loop knows neither our augmentation nor resuming, so only its choice of masks is used: its
+    pruners work on a copy of the network, which takes over the current weights before every choice.
+
+    Args:
+        model: the network; it is not changed.
+        sparsity: per layer, the final share of the weights to remove.
+    """
+
+    def __init__(self, model: GscCnn, sparsity: dict[str, float]) -> None:
+        # NNI takes seconds to import, and no other pattern needs it.
+        import nni
+        from nni.compression import TorchEvaluator
+        from nni.compression.pruning import AGPPruner, LevelPruner
+
+        self.copy = copy.deepcopy(model)
+        self.layers = {name: value for name, value in sparsity.items() if value > 0}
+        targets = [
+            {"op_names": [name], "target_names": ["weight"], "sparse_ratio": value}
+            for name, value in self.layers.items()
+        ]
+        # AGPPruner demands an evaluator, which would run the training; here it only carries an optimiser.
+        optimiser = nni.trace(torch.optim.SGD)(self.copy.parameters(), lr=1.0)
+        evaluator = TorchEvaluator(lambda *_: None, optimiser, lambda *_: None)
+        self.pruner = AGPPruner(LevelPruner(self.copy, targets, evaluator=evaluator), 1, UPDATES)
+
+    def __call__(self, model: GscCnn, update: int) -> Masks:
+        """Return the masks of `model` after the given number of updates, 1 to `UPDATES`."""
+        with torch.no_grad():
+            for name in self.layers:
+                getattr(self.copy, name).weight.copy_(getattr(model, name).weight)
+        self.pruner.update_sparse_goals(update)
+        masks = self.pruner.bound_pruner.generate_masks()
+        return {name: masks[name]["weight"].bool() for name in self.layers}
+
+
+class PatternMasks:
+    """Masks of any pattern under the same schedule; arguments as for `LevelMasks`, and the pattern."""
+
+    def __init__(self, sparsity: dict[str, float], pattern: str) -> None:
+        self.sparsity, self.pattern = sparsity, pattern
+
+    def __call__(self, model: GscCnn, update: int) -> Masks:
+        """Return the masks of `model` after the given number of updates, 1 to `UPDATES`."""
+        share = agp_share(update)
+        return magnitude_masks(model, {name: value * share for name, value in self.sparsity.items()}, self.pattern)
+
+
+class GradualPruning:
+    """The hook of the training loop: chooses new masks when they are due, and applies them after every step."""
+
+    def __init__(self, model: GscCnn, spec: dict) -> None:
+        self.model = model
+        pattern = spec.get("pattern", "unstructured")
+        sparsity = spec["sparsity"]
+        if not isinstance(sparsity, dict):
+            # The trained network decides, once, how the layers share the sparsity asked for.
+            sparsity = global_sparsities(model, sparsity, pattern)
+        self.choose = LevelMasks(model, sparsity) if pattern == "unstructured" else PatternMasks(sparsity, pattern)
+        self.update = 0
+        self.masks: Masks = {}
+
+    def __call__(self, step: int, total_steps: int) -> None:
+        """Prune after training step `step`, counted from 1."""
+        due = min(UPDATES, int(UPDATES * step / (PRUNING_SHARE * total_steps)))
+        # A resumed training chooses once more at its step: what was zero then is still smallest now.
+        if due > self.update:
+            self.masks = self.choose(self.model, due)
+            self.update = due
+        apply_masks(self.model, self.masks)
+
+
+def load_start(path: Path, spec: dict, classes: list[str]) -> tuple[GscCnn, GscCnn]:
+    """Return the network that `spec` describes with the weights of the trained one at `path`, and the trained one.
+
+    Raises:
+        InputError: the file is no network, or one for other classes.
+    """
+    start, record = load_network(path)
+    if record["classes"] != classes:
+        raise InputError(f"{path}: expected a network for the classes {classes}, found {record['classes']}")
+    model = build_network(spec, len(classes))
+    # Either network may have k-winners where the other has none: their counts begin anew.
+    model.load_state_dict({k: v for k, v in start.state_dict().items() if not k.startswith("act")}, strict=False)
+    return model, start
+
+
+def prune(options: argparse.Namespace) -> None:
+    """Prune and fine-tune as the command line says, and write the results."""
+    spec = json.loads(options.spec)
+    settings = settings_from(json.loads(options.training), spec)
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+    data = TrainingData(options.data, options.features)
+    model, teacher = load_start(options.start, spec, data.classes)
+    pruning = GradualPruning(model, spec) if spec.get("sparsity") else None
+    checkpoint = options.out / "checkpoint.pt"
+    history = fit(model, data, settings, seed=options.seed, after_step=pruning, teacher=teacher, checkpoint=checkpoint)
+    verify_masks(model, spec)
+    save_results(options.out, model, data, history, network=options.network, spec=spec, seed=options.seed)
+    checkpoint.unlink(missing_ok=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the prepared data set")
+    parser.add_argument("--features", type=Path, required=True, help="folder of its features")
+    parser.add_argument("--start", type=Path, required=True, help="model.pt of the trained network to start from")
+    parser.add_argument("--network", required=True, help="its name in the configuration")
+    parser.add_argument("--spec", required=True, help="JSON object: its entry in the configuration")
+    parser.add_argument("--training", default="{}", help="JSON object: the configuration's training section")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    prune(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    run_program(main)
