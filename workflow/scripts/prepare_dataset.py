@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from synthetic_speech import SyntheticSpeech
 
 from files import InputError, atomic_path, run_program, write_json
 from speech_commands import CLASS_SETS, CLIP_SAMPLES, LICENCE, SPLITS, TITLES, SpeechCommands
+from synthetic_speech import SyntheticSpeech
 
 SYNTHETIC = "synthetic_speech"
 COLUMNS = ("clip", "label", "word", "speaker", "source")
@@ -26,7 +26,7 @@ def open_dataset(options: argparse.Namespace, settings: dict) -> tuple[SpeechCom
     if options.dataset == SYNTHETIC:
         if options.archive or options.test_archive:
             raise InputError(f"datasets: {SYNTHETIC}: it is made, not read: expected no archive")
-        source = SyntheticSpeech(options.class_set, settings, options.seed)
+        source = SyntheticSpeech(options.class_set, settings, options.seed, options.threads)
         licence = "made by this workflow with espeak-ng (GPL-3.0-or-later); the audio carries no licence of its own"
         return source, {"title": title or "synthetic speech", "licence": licence, "notes": notes}
     if settings:
@@ -98,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--archive", type=Path, help="the data set's archive (.tar.gz)")
     parser.add_argument("--test-archive", type=Path, help="its standard test archive (.tar.gz), if there is one")
     parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn")
+    parser.add_argument("--threads", type=int, default=1, help="processes that speak; the clips do not depend on it")
     parser.add_argument("--out", type=Path, required=True, help="folder of the arrays and lists")
     prepare(parser.parse_args(arguments))
 

@@ -19,6 +19,8 @@ from progress import Progress
 from speech_commands import SAMPLE_RATE, SILENCE, UNKNOWN, UNKNOWN_SHARE
 
 CHECKPOINT_INTERVAL_S = 30
+#: Steps between two updates of the moving average.
+AVERAGE_INTERVAL = 8
 EVALUATION_BATCH = 256
 
 
@@ -162,7 +164,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: GscCnn, step: int) -> None:
-        rate = 1 / min(self.horizon, step + 1)
+        rate = min(1.0, AVERAGE_INTERVAL / min(self.horizon, step + 1))
         for name, value in model.state_dict().items():
             average = self.state[name]
             if value.is_floating_point():
@@ -236,7 +238,7 @@ def fit(
     decayed = [weight for weight in model.parameters() if weight.dim() > 1]
     others = [weight for weight in model.parameters() if weight.dim() == 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate)
+    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     average = Average(model, total_steps)
     augmentation = Augmentation(data, settings)
     history: list[dict] = []
@@ -278,7 +280,8 @@ def fit(
             optimiser.step()
             if after_step is not None:
                 after_step(step + 1, total_steps)
-            average.update(model, step)
+            if step % AVERAGE_INTERVAL == 0 or step == total_steps - 1:
+                average.update(model, step)
             loss_sum += loss.item()
             best = f", validation {history[-1]['validation_accuracy']:.2%}" if history else ""
             progress.advance(note=f"epoch {epoch + 1} of {settings.epochs}, loss {loss.item():.3f}{best}")
