@@ -1,0 +1,159 @@
+"""Weights in the order in which the kernels read them.
+
+Every kernel sees a layer as `weights[outputs, taps, channels]`: a tap is a place of the input, `channels` bytes behind
+one address. A convolution has a tap per kernel element, a linear layer one per position of its input. 16 outputs are
+the 16 doublewords of a register (a group); the groups that a kernel computes at the same time are a block.
+
+An entry is what one step of a kernel's inner loop reads: an offset to the activations, and for each group of a block
+
+- permute: 64 bytes that pick four of 64 channels for each output, and their 64 weights;
+- quad: the 64 weights of four neighbouring bytes of activations, which all outputs share.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LANES = 16
+REGISTER = 64
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of a layer, sorted by block, then by the column of the input that they read.
+
+    Attributes:
+        starts: int32 [blocks, columns + 1]; entries starts[b, c] to starts[b, c + 1] read column c for block b.
+        offsets: int32 [entries], bytes from the place that a tile reads.
+        data: uint8 [entries, groups, 128 (permute) or 64 (quad)].
+    """
+
+    starts: np.ndarray
+    offsets: np.ndarray
+    data: np.ndarray
+
+
+def output_order(outputs: int, groups: int, packed: bool) -> np.ndarray:
+    """The output of each lane, int [blocks, groups, 16]; `outputs` and more where there is none.
+
+    With `packed`, the four groups of 64 outputs are interleaved as `intrinsics.pack` needs them.
+    """
+    blocks = -(-outputs // (groups * LANES))
+    order = np.arange(blocks * groups * LANES)
+    if packed:
+        order = order.reshape(-1, 4, 4, 4).swapaxes(1, 2)
+    return order.reshape(blocks, groups, LANES)
+
+
+def in_lanes(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """values[outputs, ...] as [blocks, groups, 16, ...]; zeros where there is no output."""
+    padded = np.zeros((order.size, *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    return padded[order]
+
+
+def _permute_slots(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and values of the non-zeros among each 64 channels, [outputs, taps, windows, slots, 4]; padded by zeros."""
+    outputs, taps, channels = weights.shape
+    windows = weights.reshape(outputs, taps, channels // REGISTER, REGISTER)
+    zero = windows == 0
+    slots = max(1, -(-int((~zero).sum(axis=-1).max(initial=0)) // 4))
+    channel = np.argsort(zero, axis=-1, kind="stable")[..., : 4 * slots]
+    values = np.take_along_axis(windows, channel, axis=-1)
+    shape = (*windows.shape[:3], slots, 4)
+    return channel.astype(np.uint8).reshape(shape), values.reshape(shape)
+
+
+def permute_slots(weights: np.ndarray, order: np.ndarray) -> int:
+    """How many permute-and-multiply pairs a layer takes per position, all blocks together."""
+    _, values = _permute_slots(weights)
+    used = in_lanes((values != 0).any(axis=-1), order).any(axis=2)
+    return int(used.any(axis=1).sum()) * order.shape[1]
+
+
+def quads(weights: np.ndarray, order: np.ndarray) -> int:
+    """How many multiplications of a quad a layer takes per position, all blocks together."""
+    outputs, taps, channels = weights.shape
+    used = (weights.reshape(outputs, taps, channels // 4, 4) != 0).any(axis=-1)
+    return int(in_lanes(used, order).any(axis=(1, 2)).sum()) * order.shape[1]
+
+
+def pack(weights: np.ndarray, tap_offsets, tap_columns, order: np.ndarray, permute: bool, unroll: int) -> Entries:
+    """The entries of a layer.
+
+    Args:
+        weights: int8 [outputs, taps, channels], channels a multiple of 64 (permute) or 4 (quad).
+        tap_offsets: int [taps], bytes.
+        tap_columns: int [taps], the column that a tap belongs to, from 0.
+        order: from `output_order`.
+        permute: which kind of entries.
+        unroll: the number of entries of each block and column is padded to a multiple of it by entries of zeros.
+    """
+    outputs, taps, channels = weights.shape
+    if permute:
+        index, values = (in_lanes(array, order) for array in _permute_slots(weights))
+        parts, width = values.shape[4] * values.shape[5], REGISTER
+        lanes = np.stack([index.view(np.int8), values], axis=3)  # [blocks, groups, 16, index or weight, taps, ...]
+        part_offsets = np.repeat(np.arange(channels // REGISTER) * width, values.shape[5])
+    else:
+        values = in_lanes(weights.reshape(outputs, taps, channels // 4, 1, 4), order)
+        parts, width = values.shape[4], 4
+        lanes = values[:, :, :, None]
+        part_offsets = np.arange(parts) * width
+    blocks, groups = order.shape[:2]
+    used = (values != 0).any(axis=(1, 2, 6)).reshape(blocks, taps, parts)
+    lanes = lanes.reshape(blocks, groups, LANES, -1, taps, parts, 4)
+    rows = lanes.transpose(0, 4, 5, 1, 3, 2, 6)  # [blocks, taps, parts, groups, index and weight, 16, 4]
+
+    columns = int(np.max(tap_columns)) + 1
+    starts = np.zeros((blocks, columns + 1), np.int32)
+    offsets, data = [], []
+    count = 0
+    for block in range(blocks):
+        for column in range(columns):
+            starts[block, column] = count
+            in_column = used[block] & (np.asarray(tap_columns) == column)[:, None]
+            tap, part = np.nonzero(in_column)
+            padding = -len(tap) % unroll
+            offsets.append(np.pad(np.asarray(tap_offsets)[tap] + part_offsets[part], (0, padding)))
+            chosen = rows[block, tap, part].reshape(len(tap), groups, -1)
+            data.append(np.pad(chosen, ((0, padding), (0, 0), (0, 0))))
+            count += len(tap) + padding
+        starts[block, columns] = count
+    data = np.concatenate(data).view(np.uint8)
+    return Entries(starts, np.concatenate(offsets).astype(np.int32), data)
+
+
+@dataclass(frozen=True)
+class TapQuad:
+    """Four taps of a one-channel kernel, neighbours in a row or in a column; `vertical` in a column."""
+
+    row: int
+    column: int
+    vertical: bool
+
+    def taps(self) -> list[tuple[int, int]]:
+        return [(self.row + i, self.column) if self.vertical else (self.row, self.column + i) for i in range(4)]
+
+
+def cover(support: np.ndarray, vertical: bool) -> list[TapQuad]:
+    """Few quads that hold all the taps where `support` [rows, columns] is true: the one that adds most, repeatedly.
+
+    A quad in a row may reach beyond the kernel (its weights are zero there); a vertical one may not, because the rows
+    below the input don't exist.
+    """
+    rows, columns = support.shape
+    choices = [TapQuad(row, column, False) for row in range(rows) for column in range(columns)]
+    if vertical:
+        choices += [TapQuad(row, column, True) for row in range(rows - 3) for column in range(columns)]
+    left = {(int(row), int(column)) for row, column in np.argwhere(support)}
+    chosen = []
+    while left:
+        best = max(choices, key=lambda quad: len(left.intersection(quad.taps())))
+        chosen.append(best)
+        left.difference_update(best.taps())
+    return chosen

@@ -1,0 +1,541 @@
+"""From integer layers to one compiled function that runs them all."""
+
+import functools
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+
+import llvmlite
+import numba
+import numpy as np
+
+from dualsparse.layers import ColumnGate, InputQuantization, IntegerLayer
+
+from . import cpu, source
+from .packing import LANES, REGISTER, cover, in_lanes, output_order, pack, permute_slots, quads, round_up
+
+#: Samples whose activations wait together for a linear layer, so that its weights are fetched once for all of them.
+CHUNK = 16
+#: Accumulators of a tile: 32 registers less the weights, the activations and what pooling needs.
+ACCUMULATORS = 24
+
+
+class Unsupported(Exception):
+    """A sequence of layers has no fast program; the message says why."""
+
+
+class IntegerProgram:
+    """Integer layers, compiled for one CPU. Calls share only what they read; see `dualsparse.layers.Program`."""
+
+    def __init__(self, run, kernels: list[str], constants: np.ndarray, workspace: np.ndarray):
+        self.kernels = kernels
+        self._run = run
+        self._constants = constants
+        self._workspace = workspace
+        self._local = threading.local()
+
+    def __call__(self, x: np.ndarray, out: np.ndarray) -> int:
+        try:
+            workspace = self._local.workspace
+        except AttributeError:
+            workspace = self._local.workspace = _aligned(self._workspace)
+        return self._run(x.reshape(-1), out.reshape(-1), workspace, self._constants, len(x))
+
+
+def compile_program(
+    layers: list[IntegerLayer],
+    quantization: InputQuantization,
+    gate: ColumnGate | None = None,
+    features: frozenset[str] | None = None,
+) -> IntegerProgram | None:
+    """Compile a sequence of integer layers, or load it from the cache of an earlier run.
+
+    Args:
+        layers: the last one with float32 output.
+        quantization: of the float32 input.
+        gate: a choice of columns, or None.
+        features: what the CPU may be assumed to have (LLVM's names); by default all that it has.
+
+    Returns:
+        The program; None if this CPU or this sequence of layers has no fast one.
+    """
+    if not cpu.REQUIRED <= (cpu.host_features() if features is None else features):
+        return None
+    try:
+        builder = _Builder(layers, quantization, gate)
+    except Unsupported:
+        return None
+    run = _load(builder.text()).run
+    return IntegerProgram(run, builder.kernels, builder.constants.blob(), builder.workspace())
+
+
+def _aligned(content: np.ndarray) -> np.ndarray:
+    """A copy of uint8 `content` that begins at a cache line: registers that cross lines cost twice."""
+    memory = np.empty(len(content) + REGISTER, np.uint8)
+    skipped = -memory.ctypes.data % REGISTER
+    aligned = memory[skipped : skipped + len(content)]
+    aligned[:] = content
+    return aligned
+
+
+@dataclass
+class _Constants:
+    """Arrays that become one block of memory, behind the table of their distances from its start."""
+
+    pieces: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, array: np.ndarray) -> int:
+        """The number of the new piece."""
+        self.pieces.append(np.ascontiguousarray(array))
+        return len(self.pieces) - 1
+
+    def blob(self) -> np.ndarray:
+        place = round_up(8 * len(self.pieces), REGISTER)
+        table, content = np.zeros(place // 8, np.int64), []
+        for number, piece in enumerate(self.pieces):
+            table[number] = place
+            padding = np.zeros(-piece.nbytes % REGISTER, np.uint8)
+            content += [piece.reshape(-1).view(np.uint8), padding]
+            place += piece.nbytes + len(padding)
+        return _aligned(np.concatenate([table.view(np.uint8), *content]))
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """The 8-bit activations between two layers: rows of positions of channels, with the reader's padding around."""
+
+    place: int  # in the workspace
+    height: int
+    width: int
+    channels: int  # bytes per position
+    padding: tuple[int, int, int, int]  # top, left, bottom, right
+    zero_point: int
+    samples: int
+
+    @property
+    def row(self) -> int:
+        return (self.width + self.padding[1] + self.padding[3]) * self.channels
+
+    @property
+    def sample(self) -> int:
+        rows = self.height + self.padding[0] + self.padding[2]
+        # A quad may reach over the end.
+        return round_up(rows * self.row + 4, REGISTER)
+
+    @property
+    def first(self) -> int:
+        """Distance of the first position that isn't padding."""
+        return self.padding[0] * self.row + self.padding[1] * self.channels
+
+    @property
+    def bytes(self) -> int:
+        return self.samples * self.sample
+
+
+class _Builder:
+    """Collects the kernels' sources, the constants and the workspace of a program, layer by layer."""
+
+    def __init__(self, layers: list[IntegerLayer], quantization: InputQuantization, gate: ColumnGate | None):
+        self.layers = layers
+        self.gate = gate
+        self.constants = _Constants()
+        self.kernels: list[str] = []
+        self.buffers: list[_Buffer] = []
+        self._functions: list[str] = []
+        self._calls: list[list[str]] = []
+        self._size = 0
+        self._check(quantization)
+        self._first_linear = next(i for i, layer in enumerate(layers) if layer.kind == "linear")
+        self._plan_buffers()
+        self._vertical = self._reserve(4 * self.buffers[0].sample)
+        self._sums = self._reserve(4 * round_up(self.buffers[0].width, LANES))
+        self._energies = self._reserve(REGISTER * 4)
+        self._all_columns = self.constants.add(np.array([1, 0], np.int32))
+        self._lists: dict[int, tuple[int, int]] = {}
+        if gate is not None:
+            self._plan_gate(gate)
+        for index in range(len(layers)):
+            if layers[index].kind == "conv":
+                self._convolution(index)
+            else:
+                self._linear(index)
+        self._input(quantization)
+
+    def _reserve(self, size: int) -> int:
+        place = self._size
+        self._size += round_up(size, REGISTER)
+        return place
+
+    def _check(self, quantization: InputQuantization) -> None:
+        """Refuses what the kernels can't do, or can't do exactly."""
+        for index, layer in enumerate(self.layers):
+            last = index == len(self.layers) - 1
+            if last != layer.output_float or (last and layer.kind != "linear"):
+                raise Unsupported("Float output is for a linear layer at the end.")
+            if layer.groups != 1:
+                raise Unsupported("Grouped convolutions have no kernel.")
+            if layer.kind == "conv" and index and self.layers[index - 1].kind == "linear":
+                raise Unsupported("A convolution follows a linear layer.")
+            outputs = len(layer.weight)
+            total = np.abs(layer.weight.astype(np.int64)).reshape(outputs, -1).sum(axis=1) * 255 * 2
+            if total.max(initial=0) >= 2**31:
+                raise Unsupported("Accumulators may overflow.")
+            if not layer.output_float:
+                largest = total * np.abs(layer.multiplier.astype(np.float64)) + np.abs(layer.offset)
+                if largest.max(initial=0) >= 2**31:
+                    raise Unsupported("Outputs may not fit 32 bits.")
+            zero_point = self.layers[index - 1].output_zero_point if index else quantization.zero_point
+            if zero_point != layer.input_zero_point:
+                raise Unsupported("Zero points of neighbours differ.")
+
+    def _plan_buffers(self) -> None:
+        """The input buffer of each layer, with as many channels as the layer before writes."""
+        for index, layer in enumerate(self.layers):
+            channels, height, width = (*layer.input_shape, 1, 1)[:3]
+            if index:
+                previous = self.layers[index - 1]
+                channels = round_up(channels, 128 if previous.kind == "linear" else REGISTER)
+            elif channels > 1:
+                channels = round_up(channels, REGISTER if channels > 16 else 4)
+            elif layer.kind == "linear":
+                # A single channel: positions in a row are neighbours in memory, as channels are.
+                channels, height, width = round_up(height * width, 4), 1, 1
+            samples = CHUNK if index >= self._first_linear else 1
+            padding = layer.padding if layer.kind == "conv" else (0, 0, 0, 0)
+            buffer = _Buffer(self._size, height, width, channels, padding, layer.input_zero_point, samples)
+            self._reserve(buffer.bytes)
+            self.buffers.append(buffer)
+
+    def workspace(self) -> np.ndarray:
+        """The initial content of a workspace: the padding, which nobody overwrites, is zero points."""
+        workspace = np.zeros(self._size, np.uint8)
+        for buffer in self.buffers:
+            workspace[buffer.place : buffer.place + buffer.bytes] = buffer.zero_point
+        return workspace
+
+    # Gating
+
+    def _plan_gate(self, gate: ColumnGate) -> None:
+        """Places for the lists of columns, and the masks of the columns that each kept column needs."""
+        self._kept_step = round_up(4 * (gate.columns + 1), REGISTER)
+        self._kept = self._reserve(CHUNK * self._kept_step)
+        layers = self.layers
+        if any(layer.kind != "conv" for layer in layers[: gate.layer_index + 1]) or layers[0].input_shape[0] != 1:
+            raise Unsupported("A gate is for convolutions, the first of one channel.")
+        needed = [{column} for column in range(gate.columns)]
+        masks = []
+        for index in range(gate.layer_index, 0, -1):
+            layer = layers[index]
+            pool, kernel = (layer.pool or (1, 1))[1], layer.weight.shape[3]
+            width = layers[index - 1].output_shape[2]
+            if width > 63:
+                raise Unsupported("A mask of columns has 63 bits.")
+            needed = [
+                {
+                    place
+                    for column, inner, tap in product(columns, range(pool), range(kernel))
+                    if 0
+                    <= (place := (column * pool + inner) * layer.stride[1] + tap * layer.dilation[1] - layer.padding[1])
+                    < width
+                }
+                for columns in needed
+            ]
+            masks.append([sum(1 << place for place in columns) for columns in needed])
+            self._lists[index - 1] = (self._reserve(4 * (width + 1)), width)
+        piece = self.constants.add(np.array(masks, np.int64).reshape(-1))
+        self._functions.append(
+            source.column_gate(
+                source.Gate(
+                    gate.kernel_width, gate.stride_width, gate.keep, gate.columns, piece, tuple(self._lists.values())
+                )
+            )
+        )
+
+    def _skips(self, index: int) -> bool:
+        """Whether a layer reads only the kept columns; a zero point of 0 makes the others contribute nothing."""
+        if self.gate is None or index != self.gate.layer_index + 1:
+            return False
+        return self.layers[index].kind == "linear" and self.layers[index].input_zero_point == 0
+
+    def _columns(self, index: int, tile_width: int) -> str:
+        """The address of a convolution's list of columns of tiles."""
+        if self.gate is not None and index == self.gate.layer_index:
+            return f"workspace + {self._kept} + s * {self._kept_step}"
+        if index in self._lists:
+            return f"workspace + {self._lists[index][0]}"
+        width = self.layers[index].output_shape[2]
+        tiles = [min(x, width - tile_width) for x in range(0, width, tile_width)]
+        return f"piece(constants, {self.constants.add(np.array([len(tiles), *tiles], np.int32))})"
+
+    # Layers
+
+    def _weights(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A layer's weights as [outputs, taps, channels], the taps' distances in its buffer, and their columns."""
+        layer, buffer = self.layers[index], self.buffers[index]
+        if layer.kind == "conv":
+            outputs, channels, height, width = layer.weight.shape
+            weights, down, right = layer.weight, layer.dilation[0] * buffer.row, layer.dilation[1] * buffer.channels
+        else:
+            outputs, down, right = len(layer.weight), buffer.row, buffer.channels
+            height, width = buffer.height, buffer.width
+            weights = layer.weight.reshape(outputs, -1, height, width)
+            channels = weights.shape[1]
+        taps = weights.transpose(0, 2, 3, 1).reshape(outputs, height * width, channels)
+        taps = np.pad(taps, ((0, 0), (0, 0), (0, buffer.channels - channels)))
+        rows, columns = np.divmod(np.arange(height * width), width)
+        return taps, rows * down + columns * right, columns
+
+    def _add_layer(self, index: int, order: np.ndarray, entries: tuple[np.ndarray, np.ndarray, np.ndarray]) -> int:
+        """Adds a layer's pieces in the order of `source.PIECES`; returns the first."""
+        layer = self.layers[index]
+        start = -layer.input_zero_point * layer.weight.astype(np.int64).reshape(len(layer.weight), -1).sum(axis=1)
+        first = self.constants.add(in_lanes(start.astype(np.int32), order))
+        for values in (layer.multiplier, layer.offset):
+            self.constants.add(in_lanes(values, order))
+        for values in entries:
+            self.constants.add(values)
+        return first
+
+    def _convolution(self, index: int) -> None:
+        layer, buffer, target = self.layers[index], self.buffers[index], self.buffers[index + 1]
+        outputs, channels = layer.weight.shape[:2]
+        pool = layer.pool or (1, 1)
+        weights, tap_offsets, _ = self._weights(index)
+        quad_groups = min(4, -(-outputs // LANES))
+        quad_order = output_order(outputs, quad_groups, quad_groups == 4)
+        permute_order = output_order(outputs, 1, False)
+        by_taps = buffer.channels == 1
+        permute = not by_taps and buffer.channels % REGISTER == 0
+        # Per position a pair takes twice the time of a quad: the ports do two operations in a cycle.
+        permute = permute and 2 * permute_slots(weights, permute_order) <= quads(weights, quad_order)
+        order = permute_order if permute else quad_order
+        blocks, groups = order.shape[:2]
+        if by_taps and (blocks > 1 or layer.dilation != (1, 1)):
+            raise Unsupported("A convolution of one channel is for at most 64 outputs, without dilation.")
+        cells = layer.output_shape[1:]
+        gated = self.gate is not None and index <= self.gate.layer_index
+        shape = source.Convolution(
+            name=f"layer{index}",
+            first_piece=len(self.constants.pieces),
+            blocks=blocks,
+            groups=groups,
+            cells=cells,
+            tile=_tile(cells, pool[0] * pool[1] * groups, gated),
+            pool=pool,
+            step=(layer.stride[0] * buffer.row, layer.stride[1] * buffer.channels),
+            target=(target.row, target.channels),
+            lowest=layer.output_zero_point if layer.relu else 0,
+            permute=permute,
+        )
+        arguments = f"workspace + {buffer.place}"
+        if by_taps:
+            taps, data, uses_vertical = self._tap_quads(index, order)
+            self._add_layer(index, order, (np.zeros(2, np.int32), np.zeros(1, np.int32), data))
+            self._functions.append(source.tap_convolution(shape, taps))
+            self.kernels.append("taps, vpdpbusd")
+            arguments += f", workspace + {self._vertical}"
+        else:
+            zeros = np.zeros(len(tap_offsets), np.int64)
+            entries = pack(weights, tap_offsets, zeros, order, permute, 1)
+            self._add_layer(index, order, (entries.starts, entries.offsets, entries.data))
+            self._functions.append(source.convolution(shape))
+            self.kernels.append("n of 64, vpermb" if permute else "quads, vpdpbusd")
+        place = f"workspace + {target.place} + s * {target.sample if target.samples > 1 else 0}"
+        columns = self._columns(index, shape.tile[1])
+        calls = [f"{shape.name}({arguments}, {place} + {target.first}, constants, {columns})"]
+        if self.gate is not None and index == self.gate.layer_index and not self._skips(index + 1):
+            word = int.from_bytes(bytes([target.zero_point] * 4), "little", signed=True)
+            fill = f"for byte in range(0, {target.sample}, {REGISTER}):\n{{0}}store({place} + byte, splat({word}))"
+            calls.insert(0, fill)
+        self._calls.append(calls)
+
+    def _tap_quads(self, index: int, order: np.ndarray) -> tuple[list, np.ndarray, bool]:
+        """The quads of a one-channel convolution's taps, which groups use them, and their weights."""
+        layer = self.layers[index]
+        kernel = layer.weight[:, 0]
+        chosen = cover((kernel != 0).any(axis=0), self._can_be_vertical())
+        padded = np.pad(kernel, ((0, 0), (0, 0), (0, 4)))
+        done = np.zeros(padded.shape[1:], bool)
+        taps, data = [], []
+        for quad in chosen:
+            values = np.zeros((len(kernel), 4), np.int8)
+            for part, tap in enumerate(quad.taps()):
+                if not done[tap]:
+                    values[:, part] = padded[:, *tap]
+                done[tap] = True
+            for group, lanes in enumerate(in_lanes(values, order)[0]):
+                if lanes.any():
+                    taps.append((quad, group, len(data)))
+                    data.append(lanes)
+        if not taps:
+            raise Unsupported("All weights of a layer are zero.")
+        return taps, np.array(data), any(quad.vertical for quad in chosen)
+
+    def _can_be_vertical(self) -> bool:
+        """Whether the input is read a register at a time, which makes the image for vertical quads cheap."""
+        buffer = self.buffers[0]
+        return self._reads_rows() and buffer.height >= 4
+
+    def _reads_rows(self) -> bool:
+        buffer = self.buffers[0]
+        whole = buffer.width % LANES == 0 and buffer.width <= 8 * LANES and not any(buffer.padding)
+        return whole and buffer.channels == 1
+
+    def _linear(self, index: int) -> None:
+        layer, buffer = self.layers[index], self.buffers[index]
+        outputs = len(layer.weight)
+        weights, tap_offsets, tap_columns = self._weights(index)
+        if layer.output_float:
+            groups = min(8, -(-outputs // LANES))
+        else:
+            groups = 8 if outputs > REGISTER else 4
+        order = output_order(outputs, groups, not layer.output_float)
+        permute = buffer.channels % REGISTER == 0 and 2 * permute_slots(weights, order) <= quads(weights, order)
+        # Enough sums at a time for the latency of an addition: 5 cycles, one pair or two quads each.
+        unroll = max(1, (8 if permute else 16) // groups)
+        skips = self._skips(index)
+        if not skips:
+            tap_columns = np.zeros_like(tap_columns)
+        entries = pack(weights, tap_offsets, tap_columns, order, permute, unroll)
+        first = self._add_layer(index, order, (entries.starts // unroll, entries.offsets, entries.data))
+        blocks = order.shape[0]
+        if layer.output_float:
+            self._out = self._reserve(CHUNK * 4 * order.size)
+            target, step = f"workspace + {self._out}", 4 * order.size
+        else:
+            after = self.buffers[index + 1]
+            target, step = f"workspace + {after.place}", after.sample
+        shape = source.Linear(
+            name=f"layer{index}",
+            first_piece=first,
+            blocks=blocks,
+            groups=groups,
+            unroll=unroll,
+            columns=entries.starts.shape[1] - 1,
+            source=buffer.sample,
+            target=step,
+            list_step=self._kept_step if skips else 0,
+            lowest=layer.output_zero_point if layer.relu else 0,
+            output_float=layer.output_float,
+            relu=layer.relu,
+            permute=permute,
+        )
+        self._functions.append(source.linear(shape))
+        columns = f"workspace + {self._kept}" if skips else f"piece(constants, {self._all_columns})"
+        self._calls.append([f"{shape.name}(workspace + {buffer.place}, {target}, constants, {columns}, inside)"])
+        self.kernels.append("n of 64, vpermb" if permute else "quads, vpdpbusd")
+
+    def _input(self, quantization: InputQuantization) -> None:
+        """The quantisation, which also sums what the gate wants."""
+        layer, buffer = self.layers[0], self.buffers[0]
+        channels, height, width = (*layer.input_shape, 1, 1)[:3]
+        places = (buffer.row, buffer.channels, 1)
+        if layer.kind == "linear" and channels == 1:
+            places = (width, 1, 1)
+        shape = source.Input(
+            channels=channels,
+            height=height,
+            width=width,
+            place=places,
+            first=buffer.first,
+            inverse_scale=float(quantization.inverse_scale),
+            zero_point=quantization.zero_point,
+            vertical=layer.kind == "conv" and self._can_be_vertical(),
+            sums=self.gate is not None,
+        )
+        self._functions.append(source.input_rows(shape) if self._reads_rows() else source.input_values(shape))
+
+    # The whole
+
+    def text(self) -> str:
+        """The source of the module, whose function `run` is the program."""
+        inputs = int(np.prod(self.layers[0].input_shape))
+        outputs = len(self.layers[-1].weight)
+        image = self.buffers[0]
+        step = image.sample if image.samples > 1 else 0
+        per_sample = [
+            f"sample_x = x_place + 4 * {inputs} * (begin + s)",
+            f"target = workspace + {image.place} + s * {step}",
+            f"bad |= read_input(sample_x, target, workspace + {self._vertical}, workspace + {self._sums})",
+        ]
+        if self.gate is not None:
+            kept = f"workspace + {self._kept} + s * {self._kept_step}"
+            per_sample.append(
+                f"choose_columns(workspace + {self._sums}, workspace + {self._energies}, {kept}, workspace, constants)"
+            )
+        convolutions = [call for calls in self._calls[: self._first_linear] for call in calls]
+        per_sample += [line for call in convolutions for line in call.format("    ").split("\n")]
+        out_step = 4 * round_up(outputs, LANES * self._last_groups())
+        lines = [
+            '@njit("int64(float32[::1], float32[::1], uint8[::1], uint8[::1], int64)", nogil=True, cache=True)',
+            "def run(x, out, workspace_array, constants_array, samples):",
+            '    """Runs all layers; 1 if an input is not finite, else 0."""',
+            "    x_place, out_place = address_of(x), address_of(out)",
+            "    workspace, constants = address_of(workspace_array), address_of(constants_array)",
+            "    bad = False",
+            f"    for begin in range(0, samples, {CHUNK}):",
+            f"        inside = min({CHUNK}, samples - begin)",
+            "        for s in range(inside):",
+            *(" " * 12 + line for line in per_sample),
+            *(" " * 8 + call for calls in self._calls[self._first_linear :] for call in calls),
+            "        for s in range(inside):",
+            f"            for o in range({outputs}):",
+            f"                value = load_float(workspace + {self._out} + {out_step} * s + 4 * o)",
+            f"                store_float(out_place + 4 * ({outputs} * (begin + s) + o), value)",
+            "    return 1 if bad else 0",
+        ]
+        return source.HEADER + "".join(self._functions) + "\n\n" + "\n".join(lines) + "\n"
+
+    def _last_groups(self) -> int:
+        return min(8, -(-len(self.layers[-1].weight) // LANES))
+
+
+def _tile(cells: tuple[int, int], per_cell: int, one_column: bool) -> tuple[int, int]:
+    """Pooled cells per tile: what fills the accumulators with the least computed twice, tall rather than wide."""
+    most = ACCUMULATORS // per_cell
+    if most == 0:
+        raise Unsupported("The pool is too large for a tile.")
+    best, least = (1, 1), None
+    for rows in range(1, min(cells[0], most) + 1):
+        for columns in range(1, 2 if one_column else min(cells[1], most // rows) + 1):
+            tiles = -(-cells[0] // rows) * -(-cells[1] // columns)
+            cost = tiles * (rows * columns * per_cell + 4)
+            if least is None or cost <= least:
+                best, least = (rows, columns), cost
+    return best
+
+
+def _cache_directory() -> Path:
+    """Where generated sources and, beside them, Numba's compiled code are kept."""
+    chosen = os.environ.get("DUALSPARSE_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualsparse"
+
+
+@functools.cache
+def _load(text: str) -> ModuleType:
+    """The module of a generated source, compiled on first use.
+
+    Its name is a hash of everything that its code depends on, so that a stale file is never met.
+    """
+    parts = [text, Path(__file__).with_name("intrinsics.py").read_text(), numba.__version__, llvmlite.__version__]
+    name = "program_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    path = _cache_directory() / f"{name}.py"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
