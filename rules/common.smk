@@ -154,10 +154,6 @@ TRAINED_FILES = [
 ]
 
 
-def training_of(network):
-    """The study's training settings with those of one network over them."""
-    return {**config["training"], **config["networks"][network].get("training", {})}
-
 
 def attempt(environment_name):
     """The start of a command that may fail without ending the study (see workflow/scripts/attempt.py)."""

@@ -23,7 +23,7 @@ rule train:
         features=lambda wildcards, input: os.path.dirname(input.features),
         folder=lambda wildcards, output: os.path.dirname(output[0]),
         spec=lambda wildcards: as_json(config["networks"][wildcards.network]),
-        training=lambda wildcards: as_json(training_of(wildcards.network)),
+        training=as_json(config["training"]),
     message:
         "Training {wildcards.network}, seed {wildcards.seed}"
     shell:
@@ -57,7 +57,7 @@ rule prune:
         features=lambda wildcards, input: os.path.dirname(input.features),
         folder=lambda wildcards, output: os.path.dirname(output[0]),
         spec=lambda wildcards: as_json(config["networks"][wildcards.network]),
-        training=lambda wildcards: as_json(training_of(wildcards.network)),
+        training=as_json(config["training"]),
     message:
         "Pruning {wildcards.network}, seed {wildcards.seed}"
     shell:

@@ -43,6 +43,16 @@ def test_the_default_configuration_is_valid():
         ("dataset.name", "librispeech", r"dataset\.name: 'librispeech' is unknown \(expected one of synthetic_speech"),
         ("dataset.class_set", "letters", r"dataset\.class_set: 'letters' is unknown"),
         ("networks.pruned", {"start": "dance"}, r"networks\.pruned\.start: 'dance' is unknown"),
+        ("networks.dense", {"sparsity": 1.0}, r"networks\.dense\.sparsity: expected .* below, 1, got 1\.0"),
+        ("networks.dense", {"sparsity": -0.1}, r"networks\.dense\.sparsity: expected .* got -0\.1"),
+        ("networks.dense", {"sparsity": {"conv9": 0.5}}, r"networks\.dense\.sparsity: layer 'conv9' does not exist"),
+        (
+            "networks.dense",
+            {"pattern": "n_of_64", "sparsity": {"linear2": 0.5}},
+            r"networks\.dense\.sparsity\.linear2: n_of_64 needs input channels that divide by 64",
+        ),
+        ("networks.dense", {"k_winners": {"act3": 0.0001}}, r"networks\.dense\.k_winners\.act3: .* 0 winners"),
+        ("networks.dense", {"column_gate": 0}, r"networks\.dense\.column_gate: expected .* from 1 to 5, got 0"),
         ("networks.dense", {"start": "dense"}, r"networks\.dense\.start: dense -> dense goes in a circle"),
     ],
 )

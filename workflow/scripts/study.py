@@ -15,6 +15,7 @@ import yaml
 
 from engines import engine_class, engine_names
 from files import InputError
+from sparsity_patterns import check_spec
 
 SCRIPTS = Path(__file__).parent
 ROOT = SCRIPTS.parents[1]
@@ -92,6 +93,7 @@ def validate(config: dict, source: str = "config.yaml") -> None:
         known(entry.get("networks", []), list(config["networks"]), f"benchmarks.{number}.networks")
         known(entry.get("engines", []), config["engines"], f"benchmarks.{number}.engines")
     for name, spec in config["networks"].items():
+        check_spec(spec, f"{source}: networks.{name}")
         if "start" in spec:
             known([spec["start"]], list(config["networks"]), f"networks.{name}.start")
             _check_start(config["networks"], name, source)
