@@ -1,0 +1,552 @@
+"""What the figures share: the tables they read, the names and colours of engines, and horizontal bars with intervals.
+
+A figure shows every case that was asked for. A case without a speed keeps its row, with its status and reason in the
+place of the bar. Published numbers are hatched and carry the word; nothing else is ever hatched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")  # no display is needed, and none may be assumed
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from engines import engine_class
+from files import InputError, atomic_path
+from ratios import Estimate, by_round, throughput
+
+BENCHMARK_COLUMNS = {
+    "engine": str,
+    "engine_version": str,
+    "network": str,
+    "precision": str,
+    "batch_size": int,
+    "cores": str,
+    "layout": str,
+    "round": int,
+    "throughput_words_per_s": float,
+    "status": str,
+    "reason": str,
+    "machine": str,
+}
+NETWORK_COLUMNS = {
+    "network": str,
+    "dataset": str,
+    "class_set": str,
+    "seed": int,
+    "accuracy": float,
+    "test_clips": int,
+    "parameters": int,
+    "nonzero_weights": int,
+    "macs": float,
+    "nonzero_macs": float,
+}
+ACCURACY_COLUMNS = {"engine": str, "network": str, "seed": int, "precision": str, "accuracy": float, "status": str}
+PUBLISHED_COLUMNS = {
+    "platform": str,
+    "network": str,
+    "scope": str,
+    "networks_on_chip": int,
+    "throughput_words_per_s": float,
+    "source": str,
+    "note": str,
+}
+
+#: Colours that stay apart for colour-blind readers (Okabe and Ito; Tol), and the order of engines in every figure.
+#: An engine that is not listed gets one of `_OTHER_COLOURS`, always the same.
+COLOURS = {
+    "pytorch_eager": "#999999",
+    "pytorch_torchscript": "#777777",
+    "pytorch_compile": "#555555",
+    "pytorch_inductor": "#333333",
+    "onnxruntime": "#0072B2",
+    "openvino": "#56B4E9",
+    "tvm": "#009E73",
+    "deepsparse": "#CC79A7",
+    "dualsparse": "#D55E00",
+}
+_OTHER_COLOURS = ["#E69F00", "#999933", "#AA4499", "#44AA99", "#882255", "#DDCC77", "#332288", "#117733"]
+PUBLISHED_COLOUR = "#6B3FA0"
+INK = "#222222"
+POSSIBLE = "#DCDCDC"
+QUIET = "#666666"
+
+PATTERN_TITLES = {
+    "block4": "blocks of 4 inputs",
+    "n_of_64": "n of 64 inputs",
+    "block16": "blocks of 16 outputs",
+}
+
+#: Ticks of an axis of sparsity, in percent.
+SPARSITY_TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5)
+
+WIDTH = 7.2  # inches: the text width of a printed page, so that 9 points stay 9 points
+FONT = 9.5
+#: From this span between the smallest and the largest bar on, a linear axis hides the small ones.
+LOG_SPAN = 30.0
+
+
+# ------------------------------------------------------------------------------------------------------- tables
+
+
+def _load(path: Path, columns: dict[str, type]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a readable CSV table ({error})") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise InputError(f"{path}: column {missing[0]!r} is missing (expected {', '.join(columns)})")
+    for name, kind in columns.items():
+        if kind is str:
+            continue
+        try:
+            numbers = pd.to_numeric(table[name].replace("", None))
+            table[name] = numbers.astype(float if kind is float else int)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: column {name!r}: expected {kind.__name__} in every row ({error})") from error
+    return table
+
+
+def load_benchmarks(path: Path) -> pd.DataFrame:
+    """Read benchmarks.csv; of the layouts of a case, only the rows of its best one are kept."""
+    return best_layouts(_load(path, BENCHMARK_COLUMNS))
+
+
+def load_networks(path: Path) -> pd.DataFrame:
+    """Read networks.csv, a row per trained network and seed."""
+    return _load(path, NETWORK_COLUMNS)
+
+
+def load_accuracies(path: Path) -> pd.DataFrame:
+    """Read accuracies.csv, a row per artefact that an engine ran on the whole test set."""
+    return _load(path, ACCURACY_COLUMNS)
+
+
+def load_published(path: Path) -> pd.DataFrame:
+    """Read resources/fpga.csv, a row per published throughput."""
+    return _load(path, PUBLISHED_COLUMNS)
+
+
+def load_specs(path: Path) -> dict[str, dict]:
+    """Read the `networks` of the resolved configuration: per network, how it was made."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))["networks"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected the study's configuration with a key 'networks' ({error!r})") from error
+
+
+def best_layouts(benchmarks: pd.DataFrame) -> pd.DataFrame:
+    """Keep, for every case that was tried in several layouts per round, the rows of its fastest layout.
+
+    The layout is chosen once for all rounds: the best of each round would favour the engine with the noisiest layouts.
+    """
+    kept = []
+    for _, rows in benchmarks.groupby(["engine", "network", "precision", "batch_size", "cores"], sort=False):
+        measured = rows[rows["status"] == "ok"]
+        if rows["round"].duplicated().any() and len(measured):
+            best = measured.groupby("layout")["throughput_words_per_s"].median().idxmax()
+            rows = rows[rows["layout"] == best]
+        kept.append(rows)
+    return pd.concat(kept) if kept else benchmarks
+
+
+def select(rows: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """Return the rows whose columns have the given values, e.g. `select(table, engine="tvm", batch_size=64)`."""
+    for column, value in values.items():
+        rows = rows[rows[column] == value]
+    return rows
+
+
+def dense_network(networks: pd.DataFrame) -> str:
+    """Return the name of the network that all gains refer to: the one without zeroes in its weights.
+
+    Raises:
+        InputError: every network of the study is sparse.
+    """
+    full = networks[
+        (networks["nonzero_weights"] > 0.99 * networks["parameters"])
+        & (networks["nonzero_macs"] > 0.99 * networks["macs"])
+    ]
+    names = list(dict.fromkeys(full["network"]))
+    if not names:
+        raise InputError("networks.csv: no dense network in it (expected one whose weights are all non-zero)")
+    return "dense" if "dense" in names else names[0]
+
+
+def sparse_networks(networks: pd.DataFrame) -> list[str]:
+    """Return the names of the networks that have lost at least a tenth of their weights, in the table's order."""
+    sparse = networks[networks["nonzero_weights"] < 0.9 * networks["parameters"]]
+    return list(dict.fromkeys(sparse["network"]))
+
+
+# -------------------------------------------------------------------------------------------------------- names
+
+
+def engine_title(name: str) -> str:
+    """Return an engine's name for people; an engine without an adapter here keeps its short name."""
+    try:
+        return engine_class(name).title
+    except KeyError:
+        return name
+
+
+def engine_colour(name: str) -> str:
+    """Return an engine's colour, the same in all figures of all studies."""
+    if name in COLOURS:
+        return COLOURS[name]
+    return _OTHER_COLOURS[hashlib.sha256(name.encode()).digest()[0] % len(_OTHER_COLOURS)]
+
+
+def in_order(engines: Iterable[str]) -> list[str]:
+    """Return the distinct engines in the order of all figures: as in COLOURS, then by name; ours comes last."""
+    known = [name for name in COLOURS if name != "dualsparse"]
+    return sorted(
+        set(engines),
+        key=lambda name: (name == "dualsparse", known.index(name) if name in known else len(known), name),
+    )
+
+
+def precision_title(precision: str) -> str:
+    """Return a precision's name for people, e.g. "INT8 qoperator"."""
+    first, *rest = precision.replace("-", "_").split("_")
+    return " ".join([first.upper(), *rest])
+
+
+def network_kind(spec: dict) -> str:
+    """Return in a few words what makes a network sparse, e.g. "n of 64 inputs, pruned, columns gated"."""
+    parts = []
+    if spec.get("sparsity"):
+        pattern = spec.get("pattern", "unstructured")
+        parts.append(PATTERN_TITLES.get(pattern, pattern))
+        parts.append("pruned" if "start" in spec else "from initialisation")
+    parts += ["k-winners"] * ("k_winners" in spec) + ["columns gated"] * ("column_gate" in spec)
+    return ", ".join(parts) or "dense"
+
+
+def kilo(value: float) -> str:
+    """Return a count with three digits, e.g. "23.6k" or "1.37M"."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:#.3g}".rstrip(".") + unit
+    return f"{value:.3g}"
+
+
+def tick_label(value: float, write=kilo) -> str:
+    """Return an axis label: a round number needs no trailing zeroes."""
+    text = write(value)
+    digits = text.rstrip("kM×")
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + text[len(digits) :]
+
+
+def times(value: float) -> str:
+    """Return a gain with the digits that a benchmark supports, e.g. "2.31×"."""
+    return f"{value:#.3g}".rstrip(".") + "×" if value < 1000 else f"{value:,.0f}×"
+
+
+def with_interval(estimate: Estimate | None, write=kilo) -> str:
+    """Return "value [low, high]", the value alone for one round, or a dash."""
+    if estimate is None:
+        return "–"
+    if not estimate.has_interval:
+        return write(estimate.value)
+    return f"{write(estimate.value)} [{write(estimate.low)}, {write(estimate.high)}]"
+
+
+def why_missing(rows: pd.DataFrame) -> str:
+    """Say in a few words why a case has no speed: its status and reason, or that the study doesn't contain it."""
+    if not len(rows):
+        return "not in this study"
+    row = rows[rows["status"] != "ok"].iloc[0] if (rows["status"] != "ok").any() else rows.iloc[0]
+    return f"{row['status']}: {row['reason']}" if row["reason"] else str(row["status"])
+
+
+# --------------------------------------------------------------------------------------------------------- bars
+
+
+@dataclass
+class Bar:
+    """One bar. Without an estimate its place shows `note`, the reason."""
+
+    estimate: Estimate | None
+    colour: str
+    note: str = ""
+    pale: bool = False
+    published: bool = False
+    possible: float | None = None  # a grey bar behind, on the same scale: what could be reached
+
+
+@dataclass
+class Row:
+    """A label and the bars beside it, top to bottom."""
+
+    label: str
+    bars: list[Bar] = field(default_factory=list)
+
+
+def speed_bar(rows: pd.DataFrame, *, note: str = "", pale: bool = False) -> Bar:
+    """Return the bar of one case's throughput; `note` follows its value, and so do rounds that failed."""
+    estimate = throughput(rows)
+    colour = engine_colour(rows["engine"].iloc[0]) if len(rows) else QUIET
+    if estimate is None:
+        return Bar(None, colour, why_missing(rows), pale)
+    failed = rows["round"].nunique() - len(by_round(rows))
+    if failed:
+        note = f"{note}, {failed} of {rows['round'].nunique()} rounds failed".lstrip(", ")
+    return Bar(estimate, colour, note, pale)
+
+
+def published_row(entry: pd.Series) -> Row:
+    """Return the bar of one published throughput."""
+    value = float(entry["throughput_words_per_s"])
+    scope = f"{entry['networks_on_chip']} networks on the chip" if entry["networks_on_chip"] > 1 else "one network"
+    bar = Bar(Estimate(value, value, value, 1), PUBLISHED_COLOUR, f"published, {scope}", published=True)
+    return Row(f"FPGA {entry['network']}", [bar])
+
+
+def layout_note(rows: pd.DataFrame) -> str:
+    """Return the best layout of a whole-processor case, e.g. "2 × 1 thread"."""
+    layouts = rows.loc[rows["status"] == "ok", "layout"]
+    if not len(layouts):
+        return ""
+    instances, _, threads = layouts.mode().iloc[0].partition("x")
+    return f"{instances} × {threads} thread{'s' if threads != '1' else ''}" if threads else instances
+
+
+def _blend(colour: str, share: float) -> tuple[float, ...]:
+    """Return `colour` on white, `share` of it: opaque, so that grid lines don't shine through."""
+    return tuple(1 - share * (1 - channel) for channel in to_rgb(colour))
+
+
+def draw_rows(axes: Axes, rows: Sequence[Row], label: str, *, write=kilo, log: bool | None = None) -> None:
+    """Draw rows of horizontal bars, first row on top, with values, notes and intervals.
+
+    `label` names the quantity and its unit; the axis is logarithmic, and says so, if the bars span more than LOG_SPAN.
+    """
+    values = [bar.estimate.value for row in rows for bar in row.bars if bar.estimate]
+    values += [bar.possible for row in rows for bar in row.bars if bar.possible]
+    low, high = (min(values), max(values)) if values else (1.0, 10.0)
+    log = high / low > LOG_SPAN if log is None else log
+    # A bar on a logarithmic axis has no natural foot: it starts at a round number below the smallest value.
+    floor = _round_down(0.8 * low) if log else 0.0
+    axes.set_xscale("log" if log else "linear")
+    height, gap = 0.8, 0.55
+    position, ticks = 0.0, []
+    for row in rows:
+        top = position
+        for bar in row.bars:
+            _draw_bar(axes, bar, position, height, floor, write)
+            position += 1
+        ticks.append((top + position - 1) / 2)
+        position += gap
+    axes.set_yticks(ticks, [row.label for row in rows])
+    axes.set_ylim(max(position - gap, 1) - 0.4, -0.6)
+    # The right part is for the values and notes behind the bars.
+    limits = (floor, high * (high / floor) ** 0.75 if log else high * 1.6)
+    axes.set_xlim(limits)
+    if log:
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_label(value, write)))
+    if log:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / floor < 300 else (1,)))
+    axes.set_xticks([tick for tick in axes.get_xticks() if floor <= tick <= high * 1.2])
+    axes.set_xlim(limits)
+    axes.set_xlabel(f"{label}, logarithmic scale" if log else label, loc="left")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+
+
+def _round_down(value: float) -> float:
+    """Return the largest of 1, 2, 5 times a power of ten that is not above `value`."""
+    decade = 10.0 ** math.floor(math.log10(value))
+    return max(step * decade for step in (1, 2, 5) if step * decade <= value)
+
+
+def _draw_bar(axes: Axes, bar: Bar, position: float, height: float, floor: float, write) -> None:
+    if bar.estimate is None:
+        text = textwrap.shorten(bar.note, 74, placeholder=" …")
+        axes.annotate(
+            f"✕ {text}",
+            (floor, position),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=FONT - 0.5,
+            style="italic",
+            color=QUIET,
+        )
+        return
+    estimate = bar.estimate
+    style = {"facecolor": _blend(bar.colour, 0.45 if bar.pale else 1.0), "linewidth": 0}
+    if bar.published:
+        style = {"facecolor": "white", "edgecolor": bar.colour, "hatch": "////", "linewidth": 1.0}
+    axes.barh(position, estimate.value - floor, height, left=floor, zorder=2, **style)
+    end = estimate.value
+    if estimate.has_interval:
+        end = max(end, estimate.high)
+        axes.plot([estimate.low, estimate.high], [position, position], color=INK, linewidth=1.3, zorder=3)
+        for limit in (estimate.low, estimate.high):
+            axes.plot(limit, position, marker="|", color=INK, markersize=5, markeredgewidth=1.3, zorder=3)
+    if bar.possible:
+        axes.barh(position, bar.possible - floor, height, left=floor, zorder=1.5, facecolor=POSSIBLE, linewidth=0)
+        end = max(end, bar.possible)
+    value = axes.annotate(
+        write(estimate.value),
+        (end, position),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=FONT,
+        color=INK,
+        fontweight="bold",
+        zorder=5,
+    )
+    if bar.note:
+        axes.annotate(
+            bar.note,
+            (1, 0.5),
+            xycoords=value,
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=FONT - 0.5,
+            color=QUIET,
+            zorder=5,
+        )
+
+
+def keys(*, pale: str = "", full: str = "", published: bool = False, possible: str = "") -> list[Patch]:
+    """Return the legend's entries that explain the tones and hatching of `draw_rows`."""
+    handles = []
+    if pale:
+        handles.append(Patch(facecolor=_blend(INK, 0.35), label=pale))
+    if full:
+        handles.append(Patch(facecolor=_blend(INK, 0.75), label=full))
+    if possible:
+        handles.append(Patch(facecolor=POSSIBLE, label=possible))
+    if published:
+        handles.append(Patch(facecolor="white", edgecolor=PUBLISHED_COLOUR, hatch="////", label="published"))
+    return handles
+
+
+# ------------------------------------------------------------------------------------------------------- figures
+
+
+def sparsity_axis(axes: Axes, smallest: float, label: str) -> None:
+    """Make x, the share that is left, a logarithmic axis labelled with the share that is gone, in percent."""
+    axes.set_xscale("log")
+    axes.set_xlim(1.3, smallest / 1.3)
+    shown = [gone for gone in SPARSITY_TICKS if 1 - gone / 100 >= smallest / 1.3]
+    axes.xaxis.set_major_locator(FixedLocator([1 - gone / 100 for gone in shown]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda left, _: f"{100 * (1 - left):.3g}"))
+    axes.set_xlabel(f"{label} in %")
+
+
+def heading(figure: Figure, title: str, handles: Sequence = (), columns: int | None = None) -> None:
+    """Put the title, and the legend below it, at the figure's upper left corner."""
+    figure.legend(
+        handles=list(handles),
+        title=title,
+        title_fontproperties={"size": FONT + 2, "weight": "bold"},
+        alignment="left",
+        loc="outside upper left",
+        ncols=columns or max(1, len(handles)),
+        frameon=False,
+        borderpad=0,
+        columnspacing=1.4,
+    )
+
+
+def new_figure(rows: float, *, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure, high enough for `rows` bars, and its axes from left to right, with y in common."""
+    sns.set_theme(
+        style="whitegrid",
+        rc={
+            "font.size": FONT,
+            "axes.labelsize": FONT,
+            "xtick.labelsize": FONT - 0.5,
+            "ytick.labelsize": FONT,
+            "legend.fontsize": FONT - 0.5,
+            "font.family": "sans-serif",
+            "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],  # an SVG's reader may lack the first
+            "svg.fonttype": "none",  # text stays text: it can be searched, and prints sharply
+            "svg.hashsalt": "sparsemark",  # the same table gives the same bytes
+            "grid.color": "#E4E4E4",
+            "axes.edgecolor": "#BBBBBB",
+            "hatch.linewidth": 0.8,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+        },
+    )
+    figure, axes = plt.subplots(
+        1, columns, figsize=(WIDTH, max(2.6, 1.5 + 0.235 * rows)), layout="constrained", squeeze=False, sharey=True
+    )
+    for panel in axes[0]:
+        sns.despine(ax=panel, left=True)
+    return figure, list(axes[0])
+
+
+def origin(benchmarks: pd.DataFrame, networks: pd.DataFrame | None = None, note: str = "") -> str:
+    """Return the line under a figure: machine, data set and rounds, after a `note` of the figure's own."""
+    parts = [note] if note else []
+    machines = ", ".join(dict.fromkeys(benchmarks["machine"])) or "no machine"
+    parts.append(f"Machine: {machines}.")
+    if networks is not None and len(networks):
+        parts.append(f"Data: {data_title(networks)}.")
+    rounds = benchmarks["round"].nunique()
+    if rounds > 1:
+        parts.append(f"Median and 95 % bootstrap interval over {rounds} rounds.")
+    elif rounds == 1:
+        parts.append("One round: no interval.")
+    return " ".join(parts)
+
+
+def data_title(networks: pd.DataFrame) -> str:
+    """Return data set and class set of the study, with the number of test clips."""
+    sets = networks[["dataset", "class_set", "test_clips"]].drop_duplicates().itertuples(index=False)
+    return "; ".join(f"{name}, class set {classes}, {clips:,} test clips" for name, classes, clips in sets)
+
+
+def nothing(axes: Axes, text: str) -> None:
+    """Say in an empty figure why it is empty."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, textwrap.fill(text, 70), ha="center", va="center", color=QUIET, transform=axes.transAxes)
+
+
+def save(figure: Figure, path: Path, text: str) -> None:
+    """Write the figure with `text` under it, atomically and with the same bytes every time."""
+    figure.supxlabel(textwrap.fill(text, 100), x=0.01, ha="left", fontsize=FONT - 0.5, color=QUIET)
+    options = {"metadata": {"Date": None}} if Path(path).suffix == ".svg" else {"dpi": 130}
+    with atomic_path(path) as partial:
+        figure.savefig(partial, **options)
+    plt.close(figure)
+
+
+def figure_parser(description: str, *, networks: bool = True, published: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options that the figures share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmarks", type=Path, required=True, help="benchmarks.csv")
+    if networks:
+        parser.add_argument("--networks", type=Path, required=True, help="networks.csv")
+    if published:
+        parser.add_argument("--published", type=Path, required=True, help="published throughputs, resources/fpga.csv")
+    parser.add_argument("--out", type=Path, required=True, help="figure to write (.svg)")
+    return parser

@@ -1,0 +1,64 @@
+"""Figure 3: dense INT8 throughput per engine, whole processor, batch size 64, against the published FPGA network."""
+
+from figures import (
+    Row,
+    dense_network,
+    draw_rows,
+    engine_title,
+    figure_parser,
+    heading,
+    in_order,
+    keys,
+    load_benchmarks,
+    load_networks,
+    load_published,
+    new_figure,
+    origin,
+    precision_title,
+    published_row,
+    save,
+    select,
+    speed_bar,
+    times,
+)
+from files import run_program
+from ratios import ratio
+
+BATCH_SIZE = 64
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = figure_parser(__doc__, published=True).parse_args(arguments)
+    networks = load_networks(options.networks)
+    benchmarks = load_benchmarks(options.benchmarks)
+    published = select(load_published(options.published), network="dense")
+    cases = select(benchmarks, network=dense_network(networks), batch_size=BATCH_SIZE, cores="all")
+    int8 = cases[cases["precision"].str.startswith("int8")]
+    rows = []
+    for engine in in_order(int8["engine"]):
+        for precision in sorted(set(select(int8, engine=engine)["precision"])):
+            quantised = select(int8, engine=engine, precision=precision)
+            gain = ratio(quantised, select(cases, engine=engine, precision="fp32"))
+            note = f"{times(gain.value)} its FP32" if gain else ""
+            variant = precision_title(precision).removeprefix("INT8").strip()
+            label = engine_title(engine) + (f" ({variant})" if variant else "")
+            rows.append(Row(label, [speed_bar(quantised, note=note)]))
+    if not rows:
+        rows.append(Row("", [speed_bar(int8)]))
+    rows += [published_row(entry) for _, entry in published.iterrows()]
+    figure, [axes] = new_figure(1.55 * len(rows))
+    draw_rows(axes, rows, "Throughput in words/s")
+    heading(
+        figure,
+        f"Dense INT8 network, whole processor, batch size {BATCH_SIZE}",
+        keys(full="measured on this machine", published=True),
+    )
+    save(
+        figure,
+        options.out,
+        origin(benchmarks, networks, f"FPGA: {'; '.join(dict.fromkeys(published['source']))}; not measured here."),
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,120 @@
+"""How the gain of dualsparse splits: INT8, weight sparsity, activation sparsity, and their product, on one core."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from figures import (
+    Bar,
+    Row,
+    dense_network,
+    draw_rows,
+    engine_title,
+    figure_parser,
+    heading,
+    load_benchmarks,
+    load_networks,
+    load_specs,
+    new_figure,
+    nothing,
+    origin,
+    precision_title,
+    save,
+    select,
+    speed_bar,
+    times,
+)
+from files import run_program
+from ratios import ratio, throughput
+
+ENGINE = "dualsparse"
+REFERENCE = "onnxruntime"
+BATCH_SIZES = (1, 64)
+
+
+def fastest(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the rows of the fastest of the cases that differ in `column`; if none was measured, of the first."""
+    cases = [case for _, case in rows.groupby(column, sort=False)]
+    measured = [case for case in cases if throughput(case)]
+    if measured:
+        return max(measured, key=lambda case: throughput(case).value)
+    return cases[0] if cases else rows
+
+
+def steps(cases: pd.DataFrame, dense: str, specs: dict[str, dict]) -> list[tuple[str, str, pd.DataFrame]]:
+    """Return the way from a dense FP32 network to both sparsities as (label, what the step adds, rows of its case)."""
+    own = select(cases, engine=ENGINE)
+    int8 = select(own, precision="int8")
+    gated = [name for name, spec in specs.items() if "column_gate" in spec or "k_winners" in spec]
+    sparse = [name for name, spec in specs.items() if spec.get("sparsity") and name not in gated]
+    both = [name for name in gated if specs[name].get("sparsity")]
+    others = cases[(cases["engine"] != ENGINE) & (cases["network"] == dense) & (cases["precision"] == "int8")]
+    rival = fastest(others, "engine")
+    title = engine_title(ENGINE)
+    return [
+        (
+            f"{engine_title(REFERENCE)}, FP32, dense",
+            "",
+            select(cases, engine=REFERENCE, network=dense, precision="fp32"),
+        ),
+        (
+            f"{engine_title(rival['engine'].iloc[0])}, INT8, dense" if len(rival) else "Other engine, INT8, dense",
+            "fastest other engine",
+            rival,
+        ),
+        (f"{title}, FP32, dense", "", select(own, network=dense, precision="fp32")),
+        (f"{title}, INT8, dense", "INT8", select(int8, network=dense)),
+        (f"{title}, INT8, sparse weights", "weight sparsity", fastest(int8[int8["network"].isin(sparse)], "network")),
+        (
+            f"{title}, INT8, both sparse",
+            "activation sparsity",
+            fastest(int8[int8["network"].isin(both)], "network"),
+        ),
+    ]
+
+
+def bar_of_step(chain: list[tuple[str, str, pd.DataFrame]], number: int) -> Bar:
+    """Return the bar of one step, its note telling the step's own gain and the gain over the reference."""
+    _, adds, rows = chain[number]
+    reference = chain[0][2]
+    notes = []
+    if number >= 4 and len(rows):
+        notes.append(str(rows["network"].iloc[0]))
+    own = ratio(rows, chain[number - 1][2]) if number >= 3 else None
+    if own:
+        notes.append(f"{adds} {times(own.value)}")
+    total = ratio(rows, reference) if number else None
+    if total:
+        notes.append(f"in all {times(total.value)}")
+    return speed_bar(rows, note=", ".join(notes), pale=number < 2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = figure_parser(__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
+    options = parser.parse_args(arguments)
+    networks = load_networks(options.networks)
+    specs = load_specs(options.config)
+    cases = select(load_benchmarks(options.benchmarks), cores="1")
+    dense = dense_network(networks)
+    rows = []
+    for batch_size in BATCH_SIZES:
+        chain = steps(select(cases, batch_size=batch_size), dense, specs)
+        if any(len(step[2]) for step in chain[2:]):
+            rows.append(Row(f"Batch size {batch_size}"))
+            rows += [Row(chain[number][0], [bar_of_step(chain, number)]) for number in range(len(chain))]
+    figure, [axes] = new_figure(1.45 * len(rows))
+    if rows:
+        draw_rows(axes, rows, "Throughput of one core in words/s", log=True)
+        for label in axes.get_yticklabels():
+            if label.get_text().startswith("Batch size"):
+                label.set_fontweight("bold")
+    else:
+        nothing(axes, f"This study does not measure {engine_title(ENGINE)}.")
+    heading(figure, "Where the gain of dualsparse comes from")
+    note = f"Behind each value: the step's own gain, and the gain over {engine_title(REFERENCE)} {precision_title('fp32')}."
+    save(figure, options.out, origin(cases, networks, note))
+
+
+if __name__ == "__main__":
+    run_program(main)
