@@ -10,7 +10,6 @@ rule download_dataset:
         "logs/download_dataset/{dataset}-{part}.log",
     wildcard_constraints:
         part="train|test",
-    retries: 2
     conda:
         "../envs/workflow.yaml"
     params:

@@ -88,8 +88,10 @@ def fetch_with_retries(url: str, part: Path) -> None:
             time.sleep(wait)
 
 
-def download(url: str, checksum: str, out: Path) -> None:
+def download(url: str, checksum: str | None, out: Path) -> None:
     """Bring the file at `url` to `out`; it appears there only when its sha256 is `checksum`.
+
+    Without a checksum it is trusted as it came, and its sha256 is printed to be kept in the configuration.
 
     Raises:
         InputError: not an address of a known kind, not reachable, a full disk or another content than expected.
@@ -102,6 +104,9 @@ def download(url: str, checksum: str, out: Path) -> None:
     resumed = part.exists()
     fetch_with_retries(url, part)
     found = sha256(part)
+    if checksum is None:
+        print(f"{url}: not checked, sha256 {found}", file=sys.stderr)
+        checksum = found
     if found != checksum and resumed:
         # The rest may have been of another file: only a whole download can be blamed.
         part.unlink()
@@ -116,10 +121,10 @@ def download(url: str, checksum: str, out: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True, help="address: http://, https:// or file://")
-    parser.add_argument("--sha256", required=True, help="the archive's checksum, 64 hexadecimal digits")
+    parser.add_argument("--sha256", type=str.lower, help="the archive's checksum, 64 hexadecimal digits")
     parser.add_argument("--out", type=Path, required=True, help="where the archive goes; OUT.part while it comes")
     options = parser.parse_args(arguments)
-    download(options.url, options.sha256.lower(), options.out)
+    download(options.url, options.sha256, options.out)
 
 
 if __name__ == "__main__":
