@@ -1,0 +1,118 @@
+"""Export a trained network to ONNX for one batch size, and check it against PyTorch on real features."""
+
+import argparse
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from files import InputError, atomic_path, run_program
+from network import LAYERS, GscCnn, load_network
+
+#: Old enough for every engine (DeepSparse takes up to 16), new enough for per-channel quantisation.
+OPSET = 13
+CHECKED_CLIPS = 256
+TOLERANCE = 1e-4
+#: A rounding difference may make another unit win by a hair, which moves the logits of that clip.
+CLOSE_SHARE_WITH_WINNERS = 0.9
+
+
+def to_onnx(model: GscCnn, batch_size: int) -> onnx.ModelProto:
+    """Return `model` as ONNX with the fixed input "input", [batch_size, 1, 32, 32], and the output "logits".
+
+    The batch norms are folded into the convolutions. Initialisers are named after the layers (`conv1.weight`,
+    `conv1.bias`); those of linear layers are [inputs, outputs]. The same network gives the same bytes.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The newer exporter, to which it points, works at opset 18 and converts down from there.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            model.eval(),
+            (torch.zeros(batch_size, 1, 32, 32),),
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=["logits"],
+        )
+    exported = onnx.load_from_string(buffer.getvalue())
+    # DeepSparse refuses models that import operator sets it does not know, used or not.
+    used = {node.domain for node in exported.graph.node}
+    kept = [opset for opset in exported.opset_import if opset.domain in used]
+    del exported.opset_import[:]
+    exported.opset_import.extend(kept)
+    rename_initialisers(exported.graph)
+    onnx.checker.check_model(exported)
+    return exported
+
+
+def rename_initialisers(graph: onnx.GraphProto) -> None:
+    """Name the weights and biases after their layers instead of the exporter's running numbers."""
+    names = {}
+    for node in graph.node:
+        layer = node.name.strip("/").split("/")[0]
+        if layer in LAYERS and node.op_type in ("Conv", "MatMul", "Gemm"):
+            for position, part in enumerate(("weight", "bias"), start=1):
+                if position < len(node.input):
+                    names[node.input[position]] = f"{layer}.{part}"
+                    node.input[position] = f"{layer}.{part}"
+    for initialiser in graph.initializer:
+        initialiser.name = names.get(initialiser.name, initialiser.name)
+
+
+def check(exported: onnx.ModelProto, model: GscCnn, x: np.ndarray, expected: np.ndarray, where: Path) -> None:
+    """Hold the ONNX network to PyTorch's logits, `expected`, of the features `x`, and to its zeros.
+
+    Raises:
+        InputError: `where` names the network whose logits or zeros differ.
+    """
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in exported.graph.initializer}
+    for name in LAYERS:
+        kept = int(torch.count_nonzero(getattr(model, name).weight))
+        found = int(np.count_nonzero(weights[f"{name}.weight"]))
+        if found != kept:
+            raise InputError(f"{where}: {name}: the ONNX file has {found} non-zero weights, expected {kept}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(exported.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    batch_size = session.get_inputs()[0].shape[0]
+    rows = min(len(x), CHECKED_CLIPS)
+    padded = np.concatenate([x[:rows], np.zeros((-rows % batch_size, *x.shape[1:]), np.float32)])
+    batches = [session.run(None, {"input": batch})[0] for batch in np.split(padded, len(padded) // batch_size)]
+    close = np.isclose(np.concatenate(batches)[:rows], expected[:rows], rtol=TOLERANCE, atol=TOLERANCE).all(axis=1)
+    has_winners = any(node.op_type == "TopK" for node in exported.graph.node)
+    if close.mean() < (CLOSE_SHARE_WITH_WINNERS if has_winners else 1):
+        raise InputError(
+            f"{where}: the ONNX file's logits differ from PyTorch's on {rows - close.sum()} of {rows} clips"
+        )
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the ONNX file of one network and batch size."""
+    if options.batch_size < 1:
+        raise InputError(f"batch size: expected at least 1, got {options.batch_size}")
+    model, _ = load_network(options.model)
+    exported = to_onnx(model, options.batch_size)
+    with np.load(options.features) as features:
+        check(exported, model, features["x"], np.load(options.logits), options.model)
+    with atomic_path(options.out) as partial:
+        onnx.save(exported, partial)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model.pt of a trained network")
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--features", type=Path, required=True, help="test.npz, the features of the test clips")
+    parser.add_argument("--logits", type=Path, required=True, help="logits.npy, what PyTorch made of them")
+    parser.add_argument("--out", type=Path, required=True, help="the .onnx file")
+    export(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    run_program(main)
