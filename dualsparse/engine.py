@@ -1,0 +1,243 @@
+"""The engine: a model, made ready for one batch size and a number of threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from dualsparse import kernels
+from dualsparse.errors import InvalidInputError
+from dualsparse.layers import FloatLayer, IntegerLayer, Program
+from dualsparse.onnx_import import import_onnx
+from dualsparse.operators import OPERATORS
+from dualsparse.patterns import Pattern, recognise
+from dualsparse.plan import LayerStep, Plan, make_plan
+from dualsparse.portable import PortableProgram
+
+#: The choices of `instruction_set`: what the kernels may use; None is the best of this CPU.
+INSTRUCTION_SETS = ("avx512", "portable")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What `Engine.layers` tells about one fused layer."""
+
+    name: str
+    kind: str
+    precision: str  # int8 or fp32
+    pattern: Pattern
+    kernel: str
+    macs: int  # multiplications per sample of a dense layer
+    remaining_macs: int  # those with non-zero weights, in computed columns
+    estimated_us: float  # per sample, from remaining_macs and the kernel's usual rate
+    measured_us: float | None  # per sample, on random inputs; None if the program can't be split
+
+
+class Engine:
+    """A network ready to run. `run` may be called from several threads at the same time."""
+
+    def __init__(self, plan: Plan, threads: int = 1, instruction_set: str | None = None) -> None:
+        """Prepare `plan`; see `from_onnx`."""
+        if not isinstance(threads, int) or threads < 1:
+            raise InvalidInputError(f"threads = {threads!r}, expected a positive whole number")
+        if instruction_set not in (None, *INSTRUCTION_SETS):
+            raise InvalidInputError(
+                f"instruction_set = {instruction_set!r}, expected one of {INSTRUCTION_SETS} or None"
+            )
+        self.plan = plan
+        self.batch_size = plan.batch_size
+        self.input_shape = (plan.batch_size, *plan.shapes[plan.input])
+        self.output_shape = (plan.batch_size, *plan.shapes[plan.output])
+        self._chunks = _split(plan.batch_size, threads)
+        self.threads = len(self._chunks)
+        largest = max(stop - start for start, stop in self._chunks)
+        self._programs = [
+            _make_program(step, largest, instruction_set) if isinstance(step, LayerStep) else None
+            for step in plan.steps
+        ]
+        # The calling thread computes, too.
+        self._pool = ThreadPoolExecutor(self.threads - 1, "dualsparse") if self.threads > 1 else None
+        whole = len(plan.steps) == 1 and isinstance(plan.steps[0], LayerStep)
+        self._single = self._programs[0] if whole else None
+
+    @classmethod
+    def from_onnx(
+        cls, path: Path | str, batch_size: int | None = None, threads: int = 1, instruction_set: str | None = None
+    ) -> "Engine":
+        """Load a float32 or QDQ INT8 ONNX model.
+
+        Args:
+            batch_size: samples per call; None takes it from the file, or 1 if the file leaves it open.
+            threads: how many threads share a batch (never more than samples).
+            instruction_set: None for the fastest kernels of this CPU; "portable" for those that run everywhere;
+                "avx512" to insist on AVX-512 with VNNI and VBMI.
+
+        Raises:
+            InvalidModelError: the file is no valid ONNX model.
+            UnsupportedModelError: the model holds something that cannot run; names the node.
+            InvalidInputError: a setting is wrong, or contradicts the file or the CPU.
+            OSError: the file cannot be read.
+        """
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InvalidInputError(f"batch_size = {batch_size!r}, expected a positive whole number")
+        return cls(make_plan(import_onnx(path, batch_size)), threads, instruction_set)
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Return the output, float32 `output_shape`, for x, float32 `input_shape`.
+
+        Raises:
+            InvalidInputError: x is no float32 array of the right shape, or holds a value that is not finite.
+        """
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape != self.input_shape:
+            found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+            raise InvalidInputError(f"input {found}, expected a float32 array of the shape {self.input_shape}")
+        if not x.flags.c_contiguous:
+            x = np.ascontiguousarray(x)
+        out = np.empty(self.output_shape, np.float32)
+        if self._pool is None:
+            status = self._run_chunk(x, out)
+        else:
+            (start, stop), *others = self._chunks
+            futures = [self._pool.submit(self._run_chunk, x[a:b], out[a:b]) for a, b in others]
+            status = self._run_chunk(x[start:stop], out[start:stop])
+            status = max([status, *(future.result() for future in futures)])
+        if status:
+            what = "the input holds a value" if status == 1 else "the input leads to an activation"
+            raise InvalidInputError(f"{what} that is not finite")
+        return out
+
+    def _run_chunk(self, x: np.ndarray, out: np.ndarray) -> int:
+        """Run some samples of a batch; return 0, or 1 (2) if a value in x (an activation) is not finite."""
+        if self._single is not None:
+            return self._single(x, out)
+        if not np.isfinite(x).all():
+            return 1
+        values = {self.plan.input: x}
+        for step, program in zip(self.plan.steps, self._programs, strict=True):
+            if program is None:
+                with np.errstate(all="ignore"):
+                    y = OPERATORS[step.node.op]([values[name] for name in step.node.inputs], step.node.attributes)
+            else:
+                y = np.empty((len(x), *self.plan.shapes[step.output]), np.float32)
+                source = np.ascontiguousarray(values[step.input])
+                if program(source, y):
+                    return 2
+            values[step.output] = y
+        out[:] = values[self.plan.output]
+        return 0
+
+    @property
+    def precision(self) -> str:
+        """Of the layers with weights: int8, fp32, or mixed."""
+        found = {_precision(layer) for step in self.plan.steps if isinstance(step, LayerStep) for layer in step.layers}
+        return found.pop() if len(found) == 1 else "mixed" if found else "fp32"
+
+    @property
+    def kernels(self) -> list[str]:
+        """The kernel of each fused layer, in order."""
+        return [kernel for program in self._programs if program is not None for kernel in program.kernels]
+
+    def layers(self, measure: bool = True) -> list[LayerReport]:
+        """Describe the fused layers, in order.
+
+        Args:
+            measure: also time every layer, on one thread and random inputs, for a fraction of a second.
+        """
+        reports = []
+        for step, program in zip(self.plan.steps, self._programs, strict=True):
+            if program is None:
+                continue
+            seconds = self._layer_seconds(step, program) if measure else [None] * len(step.layers)
+            for index, layer in enumerate(step.layers):
+                gated = step.gate is not None and index == step.gate.layer_index
+                share = step.gate.keep / step.gate.columns if gated else 1.0
+                reports.append(_report(layer, program.kernels[index], share, seconds[index]))
+        return reports
+
+    def _layer_seconds(self, step: LayerStep, program: Program) -> list[float | None]:
+        """Return the seconds per sample of each layer: the medians of some runs."""
+        timed = getattr(program, "layer_seconds", None)
+        if timed is None:
+            return [None] * len(step.layers)
+        start, stop = self._chunks[0]
+        n = stop - start
+        x = np.random.default_rng(0).standard_normal((n, *self.plan.shapes[step.input]), np.float32)
+        out = np.empty((n, *self.plan.shapes[step.output]), np.float32)
+        rounds, end = [], perf_counter() + 0.2
+        while len(rounds) < 3 or (perf_counter() < end and len(rounds) < 1000):
+            rounds.append(timed(x, out))
+        return (np.median(rounds, axis=0) / n).tolist()
+
+    def explain(self, measure: bool = True) -> str:
+        """Return a table of what runs how: one line per fused layer, then what runs in NumPy. See `layers`."""
+        lines = [
+            f"{self.precision}, batch size {self.batch_size}, {self.threads} thread(s)",
+            f"{'layer':<24}{'kernel':<20}{'weights':<14}{'non-zero':>9}{'MACs':>12}{'remaining':>12}"
+            f"{'estimated':>12}{'measured':>12}",
+        ]
+        for r in self.layers(measure):
+            measured = "-" if r.measured_us is None else f"{r.measured_us:.2f} µs"
+            lines.append(
+                f"{r.name[-23:]:<24}{r.kernel:<20}{r.pattern!s:<14}{r.pattern.density:>9.1%}{r.macs:>12,}"
+                f"{r.remaining_macs:>12,}{f'{r.estimated_us:.2f} µs':>12}{measured:>12}"
+            )
+        for step in self.plan.steps:
+            if isinstance(step, LayerStep) and step.gate is not None:
+                gated = step.layers[step.gate.layer_index].name
+                lines.append(f"column gate: {step.gate.keep} of {step.gate.columns} columns of {gated} are computed")
+        slow = [name for name, kernel in self._slow_layers()]
+        if slow:
+            lines.append(f"no fast kernel, runs portably: {', '.join(slow)}")
+        operators = [f"{s.node.name} ({s.node.op})" for s in self.plan.steps if not isinstance(s, LayerStep)]
+        if operators:
+            lines.append(f"not fused, runs in NumPy: {', '.join(operators)}")
+        return "\n".join(lines)
+
+    def _slow_layers(self) -> list[tuple[str, str]]:
+        layers = [layer for step in self.plan.steps if isinstance(step, LayerStep) for layer in step.layers]
+        pairs = zip(layers, self.kernels, strict=True)
+        return [(layer.name, kernel) for layer, kernel in pairs if kernel == "portable"]
+
+
+#: Multiplications with non-zero weights per µs and thread, by kernel and precision, measured on one AVX-512 core.
+RATES = {("portable", "int8"): 3e3, ("portable", "fp32"): 5e3}
+
+
+def _precision(layer: FloatLayer | IntegerLayer) -> str:
+    return "int8" if isinstance(layer, IntegerLayer) else "fp32"
+
+
+def _report(layer: FloatLayer | IntegerLayer, kernel: str, share: float, seconds: float | None) -> LayerReport:
+    """Describe one layer of which the share `share` of the columns is computed."""
+    positions = 1
+    if layer.kind == "conv":
+        # Of the convolution itself: a pool may drop a last row or column, which is not computed.
+        height, width = layer.output_shape[1:]
+        positions = height * width * (layer.pool[0] * layer.pool[1] if layer.pool else 1)
+    precision = _precision(layer)
+    pattern = recognise(layer.weight, layer.input_shape if layer.kind == "linear" else layer.input_shape)
+    remaining = round(np.count_nonzero(layer.weight) * positions * share)
+    estimated = remaining / RATES.get((kernel, precision), RATES["portable", precision])
+    measured = None if seconds is None else seconds * 1e6
+    macs = layer.weight.size * positions
+    return LayerReport(layer.name, layer.kind, precision, pattern, kernel, macs, remaining, estimated, measured)
+
+
+def _split(batch_size: int, threads: int) -> list[tuple[int, int]]:
+    """Return the samples of each thread as (start, stop); whole groups of 16, which a linear layer computes together."""
+    unit = 16 if batch_size >= 16 * threads else 1
+    units = -(-batch_size // unit)
+    threads = min(threads, units)
+    bounds = [min(units * i // threads * unit, batch_size) for i in range(threads + 1)]
+    return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+
+def _make_program(step: LayerStep, batch_size: int, instruction_set: str | None) -> Program:
+    """Return the fastest program that the instruction set allows."""
+    program = None
+    compile_program = getattr(kernels, "compile_program", None)
+    if instruction_set != "portable" and compile_program is not None:
+        program = compile_program(step.layers, step.gate, step.quantization, batch_size)
+    return program or PortableProgram(step.layers, step.gate, step.quantization)

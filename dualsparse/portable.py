@@ -1,0 +1,201 @@
+"""A program for every sequence of layers on every CPU: sparse, correct, and vectorised by the compiler only.
+
+One kernel serves all: a layer is a list of (offset into the padded input, weight) per output, and only non-zero
+weights are in it. A linear layer is the same with the batch as its image's width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numba
+import numpy as np
+
+from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
+from dualsparse.operators import Window, gate_columns
+from dualsparse.reference import quantize
+
+#: Samples that go through all layers together: enough to fill vectors of a linear layer, few enough for the cache.
+CHUNK = 64
+
+
+def _signature(value: numba.types.Type, weight: numba.types.Type, accumulator: numba.types.Type) -> numba.types.Type:
+    i64, f32 = numba.int64, numba.float32
+    return numba.void(
+        value[:, ::1], numba.int32[::1], numba.int32[::1], weight[::1], i64, i64, i64, i64, i64, i64, i64,
+        f32[::1], f32[::1], numba.boolean, accumulator[::1], f32[:, :, ::1],
+    )  # fmt: skip
+
+
+@numba.njit(
+    [
+        _signature(numba.float32, numba.float32, numba.float32),
+        _signature(numba.int16, numba.int32, numba.int32),
+    ],
+    nogil=True,
+    cache=True,
+)
+def multiply_sparse(
+    x, starts, offsets, weights, offset_step, rows, columns, row_step, column_step, pool_rows, pool_columns,
+    multiplier, summand, relu, sums, out,
+):  # fmt: skip
+    """Write out[n, O, pooled cells] = relu(max-pool(sums of products) * multiplier + summand).
+
+    Args:
+        x: [n, size]: padded samples, with zero (integers: the zero point) subtracted.
+        starts, offsets, weights: of output o the non-zero weights starts[o] to starts[o + 1]; offsets, in units of
+            `offset_step`, are those of the weight's first product.
+        rows, columns: size of the image of sums; row_step, column_step: distance of their inputs in x.
+        sums: [rows * columns], scratch.
+    """
+    pooled_rows, pooled_columns = rows // pool_rows, columns // pool_columns
+    for sample in range(x.shape[0]):
+        for o in range(starts.shape[0] - 1):
+            sums[:] = 0
+            for k in range(starts[o], starts[o + 1]):
+                base, weight = offsets[k] * offset_step, weights[k]
+                for row in range(rows):
+                    source, target = base + row * row_step, row * columns
+                    if column_step == 1:
+                        for column in range(columns):
+                            sums[target + column] += x[sample, source + column] * weight
+                    else:
+                        for column in range(columns):
+                            sums[target + column] += x[sample, source + column * column_step] * weight
+            for row in range(pooled_rows):
+                for column in range(pooled_columns):
+                    best = sums[row * pool_rows * columns + column * pool_columns]
+                    for i in range(pool_rows):
+                        for j in range(pool_columns):
+                            best = max(best, sums[(row * pool_rows + i) * columns + column * pool_columns + j])
+                    value = np.float32(np.float32(best) * multiplier[o]) + summand[o]
+                    if relu and value < 0:
+                        value = np.float32(0)
+                    out[sample, o, row * pooled_columns + column] = value
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A layer in the form that `multiply_sparse` reads."""
+
+    layer: FloatLayer | IntegerLayer
+    starts: np.ndarray  # int32 [O + 1]
+    offsets: np.ndarray  # int32 [non-zero weights]
+    weights: np.ndarray  # float32 or int32 [non-zero weights]
+    multiplier: np.ndarray  # float32 [O]
+    summand: np.ndarray  # float32 [O]
+
+
+def _pack(layer: FloatLayer | IntegerLayer) -> _Packed:
+    weight = layer.weight
+    outputs = weight.shape[0]
+    if layer.kind == "linear":
+        output, offset = np.nonzero(weight)
+        values = weight[output, offset]
+    else:
+        output, channel, row, column = np.nonzero(weight)
+        values = weight[output, channel, row, column]
+        channel = channel + output // (outputs // layer.groups) * weight.shape[1]
+        top, left, bottom, right = layer.padding
+        height, width = layer.input_shape[1] + top + bottom, layer.input_shape[2] + left + right
+        offset = (channel * height + row * layer.dilation[0]) * width + column * layer.dilation[1]
+    starts = np.searchsorted(output, np.arange(outputs + 1)).astype(np.int32)
+    if isinstance(layer, IntegerLayer):
+        multiplier, summand, dtype = layer.multiplier, layer.offset, np.int32
+    else:
+        multiplier, summand, dtype = np.ones(outputs, np.float32), layer.bias, np.float32
+    return _Packed(layer, starts, offset.astype(np.int32), values.astype(dtype), multiplier, summand)
+
+
+class PortableProgram:
+    """Runs layers one after the other. Fulfils `layers.Program`."""
+
+    def __init__(
+        self,
+        layers: Sequence[FloatLayer | IntegerLayer],
+        gate: ColumnGate | None,
+        quantization: InputQuantization | None,
+    ) -> None:
+        self.kernels = ["portable"] * len(layers)
+        self._packed = [_pack(layer) for layer in layers]
+        self._gate = gate
+        self._quantization = quantization
+
+    def __call__(self, x: np.ndarray, out: np.ndarray) -> int:
+        return self._run(x, out, None)
+
+    def layer_seconds(self, x: np.ndarray, out: np.ndarray) -> list[float]:
+        """Run like a call and return the seconds that each layer took."""
+        seconds = [0.0] * len(self._packed)
+        self._run(x, out, seconds)
+        return seconds
+
+    def _run(self, x: np.ndarray, out: np.ndarray, seconds: list[float] | None) -> int:
+        if not np.isfinite(x).all():
+            return 1
+        for start in range(0, len(x), CHUNK):
+            self._run_chunk(x[start : start + CHUNK], out[start : start + CHUNK], seconds)
+        return 0
+
+    def _run_chunk(self, x: np.ndarray, out: np.ndarray, seconds: list[float] | None) -> None:
+        first = self._packed[0].layer
+        keep, gate = None, self._gate
+        if gate is not None:
+            images = x.reshape(len(x), *first.input_shape)
+            keep = gate_columns(images, gate.kernel_width, gate.stride_width, gate.keep, gate.columns)
+        y = x
+        if self._quantization is not None:
+            # int16 holds a uint8 minus its zero point.
+            y = quantize(x, self._quantization).astype(np.int16) - np.int16(first.input_zero_point)
+        for index, packed in enumerate(self._packed):
+            started = perf_counter()
+            y = _run_layer(packed, y.reshape(len(x), *packed.layer.input_shape))
+            if gate is not None and index == gate.layer_index:
+                zero = np.float32(getattr(packed.layer, "output_zero_point", 0))
+                y = np.where(keep[:, np.newaxis, np.newaxis], y, zero)
+            if not getattr(packed.layer, "output_float", True):
+                lowest = packed.layer.output_zero_point if packed.layer.relu else 0
+                y = np.clip(np.rint(y), lowest, 255).astype(np.int16) - np.int16(packed.layer.output_zero_point)
+            if seconds is not None:
+                seconds[index] += perf_counter() - started
+        out.reshape(y.shape)[:] = y
+
+
+def _run_layer(packed: _Packed, x: np.ndarray) -> np.ndarray:
+    """Return float32 [n, *output_shape] before rounding and gate; x is float32 or int16 [n, *input_shape]."""
+    layer, n = packed.layer, len(x)
+    outputs = len(packed.starts) - 1
+    # Integer layers are clipped at their zero point when rounding; here a ReLU would cut at real zero.
+    relu = layer.relu and getattr(layer, "output_float", True)
+    if layer.kind == "linear":
+        flat = np.ascontiguousarray(x.reshape(n, -1).T).reshape(1, -1)
+        out = np.empty((1, outputs, n), np.float32)
+        geometry = (n, 1, n, 0, 1, 1, 1)
+        size = n
+    else:
+        top, left, bottom, right = layer.padding
+        if any(layer.padding):
+            x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        width = x.shape[3]
+        rows, columns = Window(layer.weight.shape[2:], layer.stride, dilation=layer.dilation).output_size(x.shape[2:])
+        flat = np.ascontiguousarray(x).reshape(n, -1)
+        pool = layer.pool or (1, 1)
+        out = np.empty((n, outputs, (rows // pool[0]) * (columns // pool[1])), np.float32)
+        geometry = (1, rows, columns, width * layer.stride[0], layer.stride[1], *pool)
+        size = rows * columns
+    sums = np.empty(size, packed.weights.dtype)
+    multiply_sparse(
+        flat,
+        packed.starts,
+        packed.offsets,
+        packed.weights,
+        *geometry,
+        packed.multiplier,
+        packed.summand,
+        relu,
+        sums,
+        out,
+    )
+    if layer.kind == "linear":
+        return out[0].T
+    return out.reshape(n, *layer.output_shape)
