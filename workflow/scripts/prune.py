@@ -61,7 +61,8 @@ class LevelMasks:
         """Return the masks of `model` after the given number of updates, 1 to `UPDATES`."""
         with torch.no_grad():
             for name in self.layers:
-                getattr(self.copy, name).weight.copy_(getattr(model, name).weight)
+                # A wrapped layer's own weight is what its forward pass computed last; the one ranked is the wrapper's.
+                self.copy.get_parameter(f"{name}._nni_wrapper.weight").copy_(getattr(model, name).weight)
         self.pruner.update_sparse_goals(update)
         masks = self.pruner.bound_pruner.generate_masks()
         return {name: masks[name]["weight"].bool() for name in self.layers}
