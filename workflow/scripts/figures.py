@@ -4,8 +4,6 @@ A figure shows every case that was asked for. A case without a speed keeps its r
 place of the bar. Published numbers are hatched and carry the word; nothing else is ever hatched.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import math
@@ -317,7 +315,7 @@ def published_row(entry: pd.Series) -> Row:
     """Return the bar of one published throughput."""
     value = float(entry["throughput_words_per_s"])
     scope = f"{entry['networks_on_chip']} networks on the chip" if entry["networks_on_chip"] > 1 else "one network"
-    bar = Bar(Estimate(value, value, value, 1), PUBLISHED_COLOUR, f"published, {scope}", published=True)
+    bar = Bar(Estimate(value, math.nan, math.nan, 1), PUBLISHED_COLOUR, f"published, {scope}", published=True)
     return Row(f"FPGA {entry['network']}", [bar])
 
 
@@ -348,29 +346,47 @@ def draw_rows(axes: Axes, rows: Sequence[Row], label: str, *, write=kilo, log: b
     floor = _round_down(0.8 * low) if log else 0.0
     axes.set_xscale("log" if log else "linear")
     height, gap = 0.8, 0.55
-    position, ticks = 0.0, []
+    position, ticks, texts = 0.0, [], []
     for row in rows:
         top = position
         for bar in row.bars:
-            _draw_bar(axes, bar, position, height, floor, write)
+            texts.append(_draw_bar(axes, bar, position, height, floor, write))
             position += 1
         ticks.append((top + position - 1) / 2)
         position += gap
     axes.set_yticks(ticks, [row.label for row in rows])
     axes.set_ylim(max(position - gap, 1) - 0.4, -0.6)
-    # The right part is for the values and notes behind the bars.
-    limits = (floor, high * (high / floor) ** 0.75 if log else high * 1.6)
-    axes.set_xlim(limits)
     if log:
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_label(value, write)))
     if log:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / floor < 300 else (1,)))
-    axes.set_xticks([tick for tick in axes.get_xticks() if floor <= tick <= high * 1.2])
-    axes.set_xlim(limits)
     axes.set_xlabel(f"{label}, logarithmic scale" if log else label, loc="left")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
+    limit = _room_for_texts(axes, texts, floor, high, log)
+    axes.set_xlim(floor, limit)
+    axes.set_xticks([tick for tick in axes.get_xticks() if floor <= tick <= high * 1.2])
+    axes.set_xlim(floor, limit)
+
+
+def _room_for_texts(axes: Axes, texts: list[tuple[float, Sequence]], floor: float, high: float, log: bool) -> float:
+    """Return the right limit of x at which no text is cut off.
+
+    Args:
+        texts: per bar, where it ends in data units, and the annotations behind it.
+    """
+    axes.set_xlim(floor, high)
+    axes.figure.draw_without_rendering()
+    width = axes.get_window_extent().width
+    limit = high
+    for end, behind in texts:
+        boxes = [text.get_window_extent() for text in behind]
+        taken = max(box.x1 for box in boxes) - min(box.x0 for box in boxes) + 2 * FONT
+        # Too long a text is cut off rather than every bar squeezed.
+        stretch = width / (width - min(taken, 0.75 * width))
+        limit = max(limit, floor * (end / floor) ** stretch if log else end * stretch)
+    return limit
 
 
 def _round_down(value: float) -> float:
@@ -379,10 +395,11 @@ def _round_down(value: float) -> float:
     return max(step * decade for step in (1, 2, 5) if step * decade <= value)
 
 
-def _draw_bar(axes: Axes, bar: Bar, position: float, height: float, floor: float, write) -> None:
+def _draw_bar(axes: Axes, bar: Bar, position: float, height: float, floor: float, write) -> tuple[float, list]:
+    """Draw one bar; return where it ends in data units, and the texts that need room behind it."""
     if bar.estimate is None:
         text = textwrap.shorten(bar.note, 74, placeholder=" …")
-        axes.annotate(
+        missing = axes.annotate(
             f"✕ {text}",
             (floor, position),
             xytext=(4, 0),
@@ -392,7 +409,8 @@ def _draw_bar(axes: Axes, bar: Bar, position: float, height: float, floor: float
             style="italic",
             color=QUIET,
         )
-        return
+        missing.set_in_layout(False)
+        return floor, [missing]
     estimate = bar.estimate
     style = {"facecolor": _blend(bar.colour, 0.45 if bar.pale else 1.0), "linewidth": 0}
     if bar.published:
@@ -412,14 +430,16 @@ def _draw_bar(axes: Axes, bar: Bar, position: float, height: float, floor: float
         (end, position),
         xytext=(5, 0),
         textcoords="offset points",
+        annotation_clip=False,
         va="center",
         fontsize=FONT,
         color=INK,
         fontweight="bold",
         zorder=5,
     )
+    texts = [value]
     if bar.note:
-        axes.annotate(
+        note = axes.annotate(
             bar.note,
             (1, 0.5),
             xycoords=value,
@@ -430,6 +450,11 @@ def _draw_bar(axes: Axes, bar: Bar, position: float, height: float, floor: float
             color=QUIET,
             zorder=5,
         )
+        texts.append(note)
+    for text in texts:
+        # The layout must not shrink the axes for a text that the axes will make room for.
+        text.set_in_layout(False)
+    return end, texts
 
 
 def keys(*, pale: str = "", full: str = "", published: bool = False, possible: str = "") -> list[Patch]:

@@ -12,13 +12,13 @@ from figures import (
     engine_title,
     figure_parser,
     heading,
+    load_accuracies,
     load_benchmarks,
     load_networks,
     load_specs,
     new_figure,
     nothing,
     origin,
-    precision_title,
     save,
     select,
     speed_bar,
@@ -26,6 +26,7 @@ from figures import (
 )
 from files import run_program
 from ratios import ratio, throughput
+from sparse_gains import accuracy
 
 ENGINE = "dualsparse"
 REFERENCE = "onnxruntime"
@@ -51,15 +52,12 @@ def steps(cases: pd.DataFrame, dense: str, specs: dict[str, dict]) -> list[tuple
     others = cases[(cases["engine"] != ENGINE) & (cases["network"] == dense) & (cases["precision"] == "int8")]
     rival = fastest(others, "engine")
     title = engine_title(ENGINE)
+    reference = select(cases, engine=REFERENCE, network=dense, precision="fp32")
     return [
-        (
-            f"{engine_title(REFERENCE)}, FP32, dense",
-            "",
-            select(cases, engine=REFERENCE, network=dense, precision="fp32"),
-        ),
+        (f"{engine_title(REFERENCE)}, FP32, dense", "", reference),
         (
             f"{engine_title(rival['engine'].iloc[0])}, INT8, dense" if len(rival) else "Other engine, INT8, dense",
-            "fastest other engine",
+            "",
             rival,
         ),
         (f"{title}, FP32, dense", "", select(own, network=dense, precision="fp32")),
@@ -73,13 +71,15 @@ def steps(cases: pd.DataFrame, dense: str, specs: dict[str, dict]) -> list[tuple
     ]
 
 
-def bar_of_step(chain: list[tuple[str, str, pd.DataFrame]], number: int) -> Bar:
-    """Return the bar of one step, its note telling the step's own gain and the gain over the reference."""
+def bar_of_step(chain: list[tuple[str, str, pd.DataFrame]], number: int, correct: float | None) -> Bar:
+    """Return the bar of one step, its note telling its accuracy, its own gain and the gain over the reference."""
     _, adds, rows = chain[number]
     reference = chain[0][2]
     notes = []
     if number >= 4 and len(rows):
         notes.append(str(rows["network"].iloc[0]))
+    if correct is not None:
+        notes.append(f"{100 * correct:.1f} %")
     own = ratio(rows, chain[number - 1][2]) if number >= 3 else None
     if own:
         notes.append(f"{adds} {times(own.value)}")
@@ -92,9 +92,11 @@ def bar_of_step(chain: list[tuple[str, str, pd.DataFrame]], number: int) -> Bar:
 def main(arguments: list[str] | None = None) -> None:
     parser = figure_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
+    parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv: accuracy of every artefact")
     options = parser.parse_args(arguments)
     networks = load_networks(options.networks)
     specs = load_specs(options.config)
+    accuracies = load_accuracies(options.accuracies)
     cases = select(load_benchmarks(options.benchmarks), cores="1")
     dense = dense_network(networks)
     rows = []
@@ -102,7 +104,10 @@ def main(arguments: list[str] | None = None) -> None:
         chain = steps(select(cases, batch_size=batch_size), dense, specs)
         if any(len(step[2]) for step in chain[2:]):
             rows.append(Row(f"Batch size {batch_size}"))
-            rows += [Row(chain[number][0], [bar_of_step(chain, number)]) for number in range(len(chain))]
+            for number, (label, _, case) in enumerate(chain):
+                named = case[["network", "precision", "engine"]].iloc[0] if len(case) else None
+                correct = None if named is None else accuracy(networks, accuracies, *named)
+                rows.append(Row(label, [bar_of_step(chain, number, correct)]))
     figure, [axes] = new_figure(1.45 * len(rows))
     if rows:
         draw_rows(axes, rows, "Throughput of one core in words/s", log=True)
@@ -112,7 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         nothing(axes, f"This study does not measure {engine_title(ENGINE)}.")
     heading(figure, "Where the gain of dualsparse comes from")
-    note = f"Behind each value: the step's own gain, and the gain over {engine_title(REFERENCE)} {precision_title('fp32')}."
+    note = "Behind each value: accuracy on the test set, the step's own gain, and the gain over "
+    note += f"{engine_title(REFERENCE)} FP32 dense."
     save(figure, options.out, origin(cases, networks, note))
 
 

@@ -7,6 +7,7 @@ round of one case and a bad round of another. Ratios are therefore formed within
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Estimate:
 
     @property
     def has_interval(self) -> bool:
-        return self.rounds > 1
+        return not math.isnan(self.low)
 
     def scaled(self, factor: float) -> Estimate:
         """Return the estimate in another unit."""
