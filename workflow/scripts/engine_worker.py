@@ -38,16 +38,17 @@ BUSY_SHARE = 0.05
 class Tolerance:
     """How far an engine's logits may be from the FP32 reference of the same network."""
 
-    relative_error: float  # of all logits together, in the L2 norm
+    relative_error: float  # of a clip's logits in the L2 norm, the median over clips
     agreement: float  # share of clips with the same class
 
 
-#: FP32 engines that only sum in another order stay below 1e-5. Where two units compete for a place among the k winners,
-#: rounding decides, and a network with k-winners comes to some 1e-4; BF16 passed off as FP32 would show 4e-3 and more.
-#: BF16 has 8 significant bits: up to 2e-2 through four layers. INT8 differs more, and what counts is the class.
+#: The median, because where two units compete for a place among the k winners, rounding decides, and a few clips of a
+#: network with k-winners come out differently in any engine. FP32 engines only sum in another order: 1e-6 is usual,
+#: and BF16 passed off as FP32 shows 4e-3. BF16 has 8 significant bits, which makes 1e-2 through four layers. INT8
+#: differs more, and what counts is the class.
 TOLERANCES = {
-    "fp32": Tolerance(1e-3, 0.0),
-    "bf16": Tolerance(5e-2, 0.0),
+    "fp32": Tolerance(1e-4, 0.98),
+    "bf16": Tolerance(5e-2, 0.9),
     "int8": Tolerance(0.25, 0.9),
 }
 
@@ -104,8 +105,9 @@ def infer(engine: Engine, x: np.ndarray, batch_size: int, classes: int) -> np.nd
 
 
 def compare(logits: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Return relative error (L2, all logits together) and share of clips with the same class."""
-    error = np.linalg.norm(logits - reference) / max(float(np.linalg.norm(reference)), 1e-30)
+    """Return the relative error (L2) of the median clip, and the share of clips with the same class."""
+    norms = np.maximum(np.linalg.norm(reference, axis=1), np.finfo(np.float32).tiny)
+    error = np.median(np.linalg.norm(logits - reference, axis=1) / norms)
     agreement = np.mean(logits.argmax(1) == reference.argmax(1))
     return {"relative_error": float(error), "agreement": float(agreement)}
 

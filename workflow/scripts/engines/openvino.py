@@ -64,7 +64,7 @@ class Adapter(Engine):
             own_operator_share=1 - reference / max(1, len(computing)),
             details={
                 "streams": str(self.compiled.get_property("NUM_STREAMS")),
-                "precision hint": str(self.compiled.get_property("INFERENCE_PRECISION_HINT")),
+                "precision hint": self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
                 "pinning": str(self.compiled.get_property("ENABLE_CPU_PINNING")),
                 "layers": ", ".join(
                     f"{kind} ({primitive}) {count}"
