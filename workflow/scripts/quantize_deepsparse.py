@@ -137,7 +137,8 @@ def quantize(model_path: Path, calibration: Path, out: Path) -> tuple[str, ...]:
     Raises:
         InputError: DeepSparse compiles none of the forms.
     """
-    model = load_model(model_path)
+    # In this order its compiler takes more sparse layers than with each ReLU before its max-pool.
+    model = load_model(model_path, keep_order=True)
     nodes = quantizable_nodes(model)
     ranges = activation_ranges(model, sorted({node.input[0] for node in nodes}), load_calibration(calibration))
     layouts = sorted({1, len(os.sched_getaffinity(0))})
