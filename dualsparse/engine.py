@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
@@ -52,10 +53,8 @@ class Engine:
         self.output_shape = (plan.batch_size, *plan.shapes[plan.output])
         self._chunks = _split(plan.batch_size, threads)
         self.threads = len(self._chunks)
-        largest = max(stop - start for start, stop in self._chunks)
         self._programs = [
-            _make_program(step, largest, instruction_set) if isinstance(step, LayerStep) else None
-            for step in plan.steps
+            _make_program(step, instruction_set) if isinstance(step, LayerStep) else None for step in plan.steps
         ]
         # The calling thread computes, too.
         self._pool = ThreadPoolExecutor(self.threads - 1, "dualsparse") if self.threads > 1 else None
@@ -187,7 +186,7 @@ class Engine:
             if isinstance(step, LayerStep) and step.gate is not None:
                 gated = step.layers[step.gate.layer_index].name
                 lines.append(f"column gate: {step.gate.keep} of {step.gate.columns} columns of {gated} are computed")
-        slow = [name for name, kernel in self._slow_layers()]
+        slow = self._slow_layers()
         if slow:
             lines.append(f"no fast kernel, runs portably: {', '.join(slow)}")
         operators = [f"{s.node.name} ({s.node.op})" for s in self.plan.steps if not isinstance(s, LayerStep)]
@@ -195,10 +194,10 @@ class Engine:
             lines.append(f"not fused, runs in NumPy: {', '.join(operators)}")
         return "\n".join(lines)
 
-    def _slow_layers(self) -> list[tuple[str, str]]:
+    def _slow_layers(self) -> list[str]:
+        """Return the names of the layers that no fast kernel runs."""
         layers = [layer for step in self.plan.steps if isinstance(step, LayerStep) for layer in step.layers]
-        pairs = zip(layers, self.kernels, strict=True)
-        return [(layer.name, kernel) for layer, kernel in pairs if kernel == "portable"]
+        return [layer.name for layer, kernel in zip(layers, self.kernels, strict=True) if kernel == "portable"]
 
 
 #: Multiplications with non-zero weights per µs and thread, by kernel and precision, measured on one AVX-512 core.
@@ -217,7 +216,7 @@ def _report(layer: FloatLayer | IntegerLayer, kernel: str, share: float, seconds
         height, width = layer.output_shape[1:]
         positions = height * width * (layer.pool[0] * layer.pool[1] if layer.pool else 1)
     precision = _precision(layer)
-    pattern = recognise(layer.weight, layer.input_shape if layer.kind == "linear" else layer.input_shape)
+    pattern = recognise(layer.weight, layer.input_shape)
     remaining = round(np.count_nonzero(layer.weight) * positions * share)
     estimated = remaining / RATES.get((kernel, precision), RATES["portable", precision])
     measured = None if seconds is None else seconds * 1e6
@@ -226,18 +225,18 @@ def _report(layer: FloatLayer | IntegerLayer, kernel: str, share: float, seconds
 
 
 def _split(batch_size: int, threads: int) -> list[tuple[int, int]]:
-    """Return the samples of each thread as (start, stop); whole groups of 16, which a linear layer computes together."""
+    """Return the samples of each thread as (start, stop): groups of 16, which a linear layer computes together."""
     unit = 16 if batch_size >= 16 * threads else 1
     units = -(-batch_size // unit)
     threads = min(threads, units)
     bounds = [min(units * i // threads * unit, batch_size) for i in range(threads + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))
 
 
-def _make_program(step: LayerStep, batch_size: int, instruction_set: str | None) -> Program:
+def _make_program(step: LayerStep, instruction_set: str | None) -> Program:
     """Return the fastest program that the instruction set allows."""
-    program = None
-    compile_program = getattr(kernels, "compile_program", None)
-    if instruction_set != "portable" and compile_program is not None:
-        program = compile_program(step.layers, step.gate, step.quantization, batch_size)
-    return program or PortableProgram(step.layers, step.gate, step.quantization)
+    if instruction_set != "portable" and step.quantization is not None:
+        program = kernels.compile_program(list(step.layers), step.quantization, step.gate)
+        if program is not None:
+            return program
+    return PortableProgram(step.layers, step.gate, step.quantization)

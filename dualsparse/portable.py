@@ -46,28 +46,49 @@ def multiply_sparse(
         starts, offsets, weights: of output o the non-zero weights starts[o] to starts[o + 1]; offsets, in units of
             `offset_step`, are those of the weight's first product.
         rows, columns: size of the image of sums; row_step, column_step: distance of their inputs in x.
-        sums: [rows * columns], scratch.
+        sums: [(rows - 1) * row_step + (columns - 1) * column_step + 1], scratch.
     """
     pooled_rows, pooled_columns = rows // pool_rows, columns // pool_columns
+    # With a stride, sums that nobody wants are computed between those of the image: whole runs fill vectors.
+    span = sums.shape[0]
     for sample in range(x.shape[0]):
         for o in range(starts.shape[0] - 1):
             sums[:] = 0
-            for k in range(starts[o], starts[o + 1]):
-                base, weight = offsets[k] * offset_step, weights[k]
-                for row in range(rows):
-                    source, target = base + row * row_step, row * columns
-                    if column_step == 1:
-                        for column in range(columns):
-                            sums[target + column] += x[sample, source + column] * weight
-                    else:
-                        for column in range(columns):
-                            sums[target + column] += x[sample, source + column * column_step] * weight
+            k, end = starts[o], starts[o + 1]
+            if span == 1:
+                # Four partial sums, because an addition takes four cycles; unsigned, because those need no wrapping.
+                places, factors, row_of_x = offsets[k:end], weights[k:end], x[sample]
+                a, b, c, d = sums[0], sums[0], sums[0], sums[0]
+                for quad in range((end - k) // 4):
+                    j = 4 * quad
+                    a += row_of_x[np.uint32(places[j])] * factors[j]
+                    b += row_of_x[np.uint32(places[j + 1])] * factors[j + 1]
+                    c += row_of_x[np.uint32(places[j + 2])] * factors[j + 2]
+                    d += row_of_x[np.uint32(places[j + 3])] * factors[j + 3]
+                sums[0] = (a + b) + (c + d)
+                k += (end - k) // 4 * 4
+            while k + 4 <= end:
+                # Four weights for each load and store of the sums.
+                a, b, c, d = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+                xa = x[sample, offsets[k] * offset_step :]
+                xb = x[sample, offsets[k + 1] * offset_step :]
+                xc = x[sample, offsets[k + 2] * offset_step :]
+                xd = x[sample, offsets[k + 3] * offset_step :]
+                for i in range(span):
+                    sums[i] += xa[i] * a + xb[i] * b + xc[i] * c + xd[i] * d
+                k += 4
+            while k < end:
+                a, xa = weights[k], x[sample, offsets[k] * offset_step :]
+                for i in range(span):
+                    sums[i] += xa[i] * a
+                k += 1
             for row in range(pooled_rows):
                 for column in range(pooled_columns):
-                    best = sums[row * pool_rows * columns + column * pool_columns]
+                    corner = row * pool_rows * row_step + column * pool_columns * column_step
+                    best = sums[corner]
                     for i in range(pool_rows):
                         for j in range(pool_columns):
-                            best = max(best, sums[(row * pool_rows + i) * columns + column * pool_columns + j])
+                            best = max(best, sums[corner + i * row_step + j * column_step])
                     value = np.float32(np.float32(best) * multiplier[o]) + summand[o]
                     if relu and value < 0:
                         value = np.float32(0)
@@ -171,7 +192,7 @@ def _run_layer(packed: _Packed, x: np.ndarray) -> np.ndarray:
         flat = np.ascontiguousarray(x.reshape(n, -1).T).reshape(1, -1)
         out = np.empty((1, outputs, n), np.float32)
         geometry = (n, 1, n, 0, 1, 1, 1)
-        size = n
+        span = n
     else:
         top, left, bottom, right = layer.padding
         if any(layer.padding):
@@ -182,8 +203,8 @@ def _run_layer(packed: _Packed, x: np.ndarray) -> np.ndarray:
         pool = layer.pool or (1, 1)
         out = np.empty((n, outputs, (rows // pool[0]) * (columns // pool[1])), np.float32)
         geometry = (1, rows, columns, width * layer.stride[0], layer.stride[1], *pool)
-        size = rows * columns
-    sums = np.empty(size, packed.weights.dtype)
+        span = (rows - 1) * geometry[3] + (columns - 1) * layer.stride[1] + 1
+    sums = np.empty(span, packed.weights.dtype)
     multiply_sparse(
         flat,
         packed.starts,
