@@ -11,6 +11,7 @@ from figures import (
     engine_title,
     heading,
     in_order,
+    in_precision_order,
     keys,
     layout_note,
     load_benchmarks,
@@ -32,7 +33,7 @@ def unquantised(benchmarks: pd.DataFrame, network: str) -> list[tuple[str, str]]
     return [
         (engine, precision)
         for engine in in_order(cases["engine"])
-        for precision in sorted(set(select(cases, engine=engine)["precision"]), key=lambda name: (name != "fp32", name))
+        for precision in in_precision_order(select(cases, engine=engine)["precision"])
     ]
 
 

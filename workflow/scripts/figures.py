@@ -44,6 +44,12 @@ BENCHMARK_COLUMNS = {
     "reason": str,
     "machine": str,
 }
+EXECUTED_COLUMNS = {
+    "executed_precision": str,
+    "executed_threads": str,
+    "instruction_set": str,
+    "own_operator_share": str,
+}
 NETWORK_COLUMNS = {
     "network": str,
     "dataset": str,
@@ -104,7 +110,12 @@ LOG_SPAN = 30.0
 # ------------------------------------------------------------------------------------------------------- tables
 
 
-def _load(path: Path, columns: dict[str, type]) -> pd.DataFrame:
+def load_table(path: Path, columns: dict[str, type]) -> pd.DataFrame:
+    """Read a CSV table whose `columns` have these types; further columns stay text, an empty number becomes NaN.
+
+    Raises:
+        InputError: the file is unreadable, a column is missing, or a value is not of its column's type.
+    """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -123,24 +134,27 @@ def _load(path: Path, columns: dict[str, type]) -> pd.DataFrame:
     return table
 
 
-def load_benchmarks(path: Path) -> pd.DataFrame:
-    """Read benchmarks.csv; of the layouts of a case, only the rows of its best one are kept."""
-    return best_layouts(_load(path, BENCHMARK_COLUMNS))
+def load_benchmarks(path: Path, *, executed: bool = False) -> pd.DataFrame:
+    """Read benchmarks.csv; of the layouts of a case, only the rows of its best one are kept.
+
+    With `executed`, the table must also tell what the engines read back.
+    """
+    return best_layouts(load_table(path, BENCHMARK_COLUMNS | (EXECUTED_COLUMNS if executed else {})))
 
 
 def load_networks(path: Path) -> pd.DataFrame:
     """Read networks.csv, a row per trained network and seed."""
-    return _load(path, NETWORK_COLUMNS)
+    return load_table(path, NETWORK_COLUMNS)
 
 
 def load_accuracies(path: Path) -> pd.DataFrame:
     """Read accuracies.csv, a row per artefact that an engine ran on the whole test set."""
-    return _load(path, ACCURACY_COLUMNS)
+    return load_table(path, ACCURACY_COLUMNS)
 
 
 def load_published(path: Path) -> pd.DataFrame:
     """Read resources/fpga.csv, a row per published throughput."""
-    return _load(path, PUBLISHED_COLUMNS)
+    return load_table(path, PUBLISHED_COLUMNS)
 
 
 def load_specs(path: Path) -> dict[str, dict]:
@@ -220,6 +234,12 @@ def in_order(engines: Iterable[str]) -> list[str]:
         set(engines),
         key=lambda name: (name == "dualsparse", known.index(name) if name in known else len(known), name),
     )
+
+
+def in_precision_order(precisions: Iterable[str]) -> list[str]:
+    """Return the distinct precisions, widest first."""
+    known = ["fp32", "bf16"]
+    return sorted(set(precisions), key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
 def precision_title(precision: str) -> str:

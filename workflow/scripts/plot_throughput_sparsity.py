@@ -13,6 +13,7 @@ from figures import (
     figure_parser,
     heading,
     in_order,
+    in_precision_order,
     load_benchmarks,
     load_networks,
     load_specs,
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     cases = cases[cases["network"].isin([dense, *sparse_networks(networks)])]
     work = networks.groupby("network")["nonzero_macs"].mean()
     left = work / work[dense]
-    precisions = sorted(set(cases["precision"]), key=lambda name: (name != "fp32", name != "bf16", name))
+    precisions = in_precision_order(cases["precision"])
     engines = in_order(cases["engine"])
     figure, panels = new_figure(14 + len(engines) // 3, columns=max(1, len(precisions)))
     if not precisions:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from figures import dense_network, in_order, select, sparse_networks
+from figures import dense_network, in_order, in_precision_order, select, sparse_networks
 from ratios import Estimate, ratio, throughput
 
 
@@ -41,7 +41,7 @@ def best_gains(benchmarks: pd.DataFrame, networks: pd.DataFrame, batch_size: int
     choices = []
     for engine in in_order(sparse["engine"]):
         own = select(sparse, engine=engine)
-        for precision in sorted(set(own["precision"]), key=lambda name: (name != "fp32", name)):
+        for precision in in_precision_order(own["precision"]):
             base = select(dense, engine=engine, precision=precision)
             tried = [
                 Choice(engine, network, precision, ratio(rows, base), rows if len(base) else base)
@@ -60,6 +60,12 @@ def mac_gain(networks: pd.DataFrame, network: str) -> float:
     """Return how many times fewer multiply-accumulates `network` needs than the dense network, median over seeds."""
     full = select(networks, network=dense_network(networks))["nonzero_macs"].median()
     return float(full / select(networks, network=network)["nonzero_macs"].median())
+
+
+def work_left(networks: pd.DataFrame, network: str) -> tuple[float, float]:
+    """Return the non-zero weights and the multiply-accumulates that remain with them, mean over seeds."""
+    trained = select(networks, network=network)
+    return float(trained["nonzero_weights"].mean()), float(trained["nonzero_macs"].mean())
 
 
 def accuracy(

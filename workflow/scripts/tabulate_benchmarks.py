@@ -1,0 +1,95 @@
+"""Table of all measurements: speed, latency and accuracy of every case, or why it has none."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from figures import (
+    engine_title,
+    figure_parser,
+    in_order,
+    in_precision_order,
+    kilo,
+    load_accuracies,
+    load_benchmarks,
+    load_networks,
+    origin,
+    precision_title,
+    select,
+    why_missing,
+    with_interval,
+)
+from files import run_program
+from html_table import Cell, write_table
+from ratios import by_round, throughput
+from sparse_gains import accuracy, work_left
+
+HEADER = [
+    "Engine",
+    "Network",
+    "Precision",
+    "Batch size",
+    "Cores",
+    "Layout",
+    "Words/s",
+    "Median latency, ms",
+    "Accuracy, %",
+    "Non-zero weights",
+    "Remaining MACs",
+    "Rounds",
+    "Status",
+]
+TEXT = {"Engine", "Network", "Precision", "Status"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = figure_parser(__doc__)
+    parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv: accuracy of every artefact")
+    options = parser.parse_args(arguments)
+    networks = load_networks(options.networks)
+    accuracies = load_accuracies(options.accuracies)
+    benchmarks = load_benchmarks(options.benchmarks)
+    order = in_order(benchmarks["engine"])
+    names = list(dict.fromkeys(networks["network"]))
+    precisions = in_precision_order(benchmarks["precision"])
+    ordered = benchmarks.sort_values(
+        ["network", "precision", "batch_size", "cores", "engine"],
+        key=lambda column: column.map(
+            {"network": names.index, "precision": precisions.index, "engine": order.index}.get(column.name, lambda x: x)
+        ),
+        kind="stable",
+    )
+    cases = ordered.groupby(["network", "precision", "batch_size", "cores", "engine"], sort=False)
+    rows = [row_of_case(case, networks, accuracies) for _, case in cases]
+    failed = sum(row[-1].text != "ok" for row in rows)
+    note = origin(benchmarks, networks, f"{len(rows)} cases, {failed} of them without a speed or with failed rounds.")
+    write_table(options.out, "All measurements", note, HEADER, rows, [name for name in HEADER if name not in TEXT])
+
+
+def row_of_case(rows: pd.DataFrame, networks: pd.DataFrame, accuracies: pd.DataFrame) -> list[object]:
+    """Return the cells of one case, from its rows of all rounds."""
+    first = rows.iloc[0]
+    ok = select(rows, status="ok")
+    estimate = throughput(rows)
+    latency = pd.to_numeric(ok["latency_ms_p50"]).median() if len(ok) else None
+    correct = accuracy(networks, accuracies, first["network"], first["precision"], first["engine"])
+    weights, macs = work_left(networks, first["network"])
+    return [
+        engine_title(first["engine"]),
+        first["network"],
+        precision_title(first["precision"]),
+        first["batch_size"],
+        first["cores"],
+        ok["layout"].mode().iloc[0] if len(ok) else "–",
+        with_interval(estimate),
+        f"{latency:.3g}" if latency is not None else "–",
+        f"{100 * correct:.2f}" if correct is not None else "–",
+        kilo(weights),
+        kilo(macs),
+        f"{len(by_round(rows))} of {rows['round'].nunique()}",
+        Cell("ok", "quiet") if len(ok) == len(rows) else Cell(why_missing(rows), "bad"),
+    ]
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,43 @@
+"""Table of the study's claims: what it says, what was measured here, and the verdict."""
+
+import argparse
+from pathlib import Path
+
+from check_claims import COLUMNS, CONFIRMED, REFUTED
+from figures import load_table
+from files import run_program
+from html_table import Cell, write_table
+
+VERDICT_STYLES = {CONFIRMED: "good", REFUTED: "bad"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--claims", type=Path, required=True, help="claims.csv")
+    parser.add_argument("--out", type=Path, required=True, help="page to write (.html)")
+    options = parser.parse_args(arguments)
+    claims = load_table(options.claims, dict.fromkeys(COLUMNS, str))
+    rows = [
+        [
+            claim["statement"],
+            claim["quantity"],
+            claim["value"] or Cell("–", "quiet"),
+            f"{claim['low']} to {claim['high']}" if claim["low"] else Cell("–", "quiet"),
+            Cell(claim["verdict"], VERDICT_STYLES.get(claim["verdict"], "quiet")),
+            claim["reason"],
+        ]
+        for _, claim in claims.iterrows()
+    ]
+    counts = claims["verdict"].value_counts()
+    note = (
+        ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        + ". A verdict needs the whole 95 % bootstrap interval on one side of the claim's limit."
+    )
+    header = ["Claim", "Measured quantity", "Value", "Interval", "Verdict", "Why"]
+    write_table(
+        options.out, "What the study says, and what this machine says", note, header, rows, ["Value", "Interval"]
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,87 @@
+"""Table of the networks: accuracy, what is left of weights and work, and the gain that each engine makes of it."""
+
+from pathlib import Path
+
+from figures import (
+    data_title,
+    dense_network,
+    engine_title,
+    figure_parser,
+    in_order,
+    in_precision_order,
+    kilo,
+    load_benchmarks,
+    load_networks,
+    load_specs,
+    network_kind,
+    precision_title,
+    select,
+    times,
+)
+from files import run_program
+from html_table import Cell, write_table
+from ratios import ratio
+from sparse_gains import mac_gain, work_left
+
+BATCH_SIZE = 64
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = figure_parser(__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
+    options = parser.parse_args(arguments)
+    networks = load_networks(options.networks)
+    specs = load_specs(options.config)
+    cases = select(load_benchmarks(options.benchmarks), batch_size=BATCH_SIZE, cores="all")
+    dense = dense_network(networks)
+    kinds = [
+        (engine, precision)
+        for engine in in_order(cases["engine"])
+        for precision in in_precision_order(select(cases, engine=engine)["precision"])
+    ]
+    fixed = [
+        "Network",
+        "Made sparse by",
+        "Accuracy, %",
+        "Seeds",
+        "Parameters",
+        "Non-zero weights",
+        "MACs",
+        "Remaining MACs",
+        "Gain the MACs allow",
+    ]
+    header = fixed + [f"{engine_title(engine)} {precision_title(precision)}" for engine, precision in kinds]
+    rows = []
+    for network in dict.fromkeys(networks["network"]):
+        trained = select(networks, network=network)
+        correct = 100 * trained["accuracy"].dropna()
+        spread = f"{correct.mean():.2f}" if len(correct) else "–"
+        if len(correct) > 1:
+            spread += f" ({correct.min():.2f} to {correct.max():.2f})"
+        weights, macs = work_left(networks, network)
+        row = [
+            network,
+            network_kind(specs.get(network, {})) if network != dense else "–",
+            spread,
+            len(trained),
+            f"{trained['parameters'].iloc[0]:,}",
+            f"{kilo(weights)} ({weights / trained['parameters'].mean():.1%})",
+            kilo(trained["macs"].mean()),
+            f"{kilo(macs)} ({macs / trained['macs'].mean():.1%})",
+            times(mac_gain(networks, network)),
+        ]
+        for engine, precision in kinds:
+            own = select(cases, engine=engine, precision=precision)
+            gain = ratio(select(own, network=network), select(own, network=dense))
+            row.append(times(gain.value) if gain else Cell("–", "quiet"))
+        rows.append(row)
+    note = (
+        f"Accuracy on the test set of {data_title(networks)}; mean and range over seeds, FP32. Non-zero weights and "
+        "remaining MACs count zero weights only, not zero activations. The columns of engines: throughput over that of "
+        f"the dense network at the same precision, whole processor, batch size {BATCH_SIZE}, median over rounds."
+    )
+    write_table(options.out, "Networks", note, header, rows, [name for name in header if name not in fixed[:2]])
+
+
+if __name__ == "__main__":
+    run_program(main)
