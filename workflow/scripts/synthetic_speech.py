@@ -52,9 +52,9 @@ RATE, PITCH, RANGE = 1, 3, 4
 class Settings:
     """What `datasets: synthetic_speech:` may set."""
 
-    voices: int = 120  # pairs of a voice variant and an accent, over all splits
-    repeats: int = 4  # clips of each word by each voice
-    snr_db: float = 0.0  # worst signal-to-noise ratio; the best is 25 dB better
+    voices: int = 240  # pairs of a voice variant and an accent, over all splits
+    repeats: int = 2  # clips of each word by each voice
+    snr_db: float = 10.0  # worst signal-to-noise ratio; the best is 25 dB better
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def record(word: np.ndarray, noise: np.ndarray, worst_snr_db: float, rng: np.ran
     clip[place : place + len(word)] = word
     # The microphone: gains in decibel at a few frequencies, and between them a straight line.
     spectrum = np.fft.rfft(clip)
-    gains = np.interp(np.linspace(0, 5, len(spectrum)), np.arange(6), rng.uniform(-8, 8, 6))
+    gains = np.interp(np.linspace(0, 5, len(spectrum)), np.arange(6), rng.uniform(-6, 6, 6))
     clip = np.fft.irfft(spectrum * 10 ** (gains / 20), CLIP_SAMPLES)
     start = rng.integers(len(noise) - CLIP_SAMPLES + 1)
     background = noise[start : start + CLIP_SAMPLES] / 32768
