@@ -1,0 +1,224 @@
+"""The compiled programs give the same bits as the NumPy reference, whatever the shapes and the sparsity."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dualsparse.kernels import compile_program, cpu
+from dualsparse.layers import ColumnGate, InputQuantization, IntegerLayer
+from dualsparse.reference import run_layers
+
+needs_vbmi = pytest.mark.skipif(
+    not cpu.host_features() >= cpu.REQUIRED, reason="this CPU has no vpermb or no vpdpbusd of 512 bits"
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """Compiled code of its own, so that nothing of an earlier version is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DUALSPARSE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def n_of_64(rng: np.random.Generator, weight: np.ndarray, n: int) -> np.ndarray:
+    """Keep n weights of each 64 along the last axis."""
+    windows = weight.reshape(-1, 64)
+    rank = np.argsort(np.argsort(rng.random(windows.shape), axis=1), axis=1)
+    return (windows * (rank < n)).astype(np.int8).reshape(weight.shape)
+
+
+class Network:
+    """Layers behind one another, with random weights and scales that make use of the range of a byte."""
+
+    def __init__(self, seed: int, input_shape: tuple[int, ...], zero_point: int):
+        self.rng = np.random.default_rng(seed)
+        self.quantization = InputQuantization(0.03, zero_point)
+        self.layers: list[IntegerLayer] = []
+        self.shape, self.zero_point = input_shape, zero_point
+
+    def _add(self, kind: str, weight: np.ndarray, output_shape, *, relu=True, zero_point=0, last=False, **settings):
+        outputs = len(weight)
+        terms = max(1, np.count_nonzero(weight) / outputs)
+        scale = 20 / (74 * 74 * np.sqrt(terms)) * (0.5 + self.rng.random(outputs))
+        offset = 30 * self.rng.standard_normal(outputs) + zero_point
+        layer = IntegerLayer(
+            kind=kind,
+            weight=weight,
+            multiplier=scale.astype(np.float32),
+            offset=offset.astype(np.float32),
+            input_zero_point=self.zero_point,
+            output_zero_point=0 if last else zero_point,
+            output_float=last,
+            relu=relu,
+            pool=settings.pop("pool", None),
+            input_shape=self.shape,
+            output_shape=output_shape,
+            **settings,
+        )
+        self.layers.append(layer)
+        self.shape, self.zero_point = output_shape, zero_point
+        return self
+
+    def conv(self, outputs: int, kernel: tuple[int, int], n: int | None = None, density: float = 1.0, **settings):
+        channels, height, width = self.shape
+        weight = self.rng.integers(-127, 128, (outputs, *kernel, channels)).astype(np.int8)
+        weight *= self.rng.random(weight.shape) < density
+        weight = n_of_64(self.rng, weight, n) if n else weight
+        stride, dilation = settings.get("stride", (1, 1)), settings.get("dilation", (1, 1))
+        padding, pool = settings.get("padding", (0, 0, 0, 0)), settings.get("pool") or (1, 1)
+        size = [
+            ((extent + padding[i] + padding[i + 2] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1) // pool[i]
+            for i, extent in enumerate((height, width))
+        ]
+        return self._add("conv", weight.transpose(0, 3, 1, 2).copy(), (outputs, *size), **settings)
+
+    def linear(self, outputs: int, n: int | None = None, density: float = 1.0, **settings):
+        channels, positions = self.shape[0], int(np.prod(self.shape[1:]))
+        weight = self.rng.integers(-127, 128, (outputs, positions, channels)).astype(np.int8)
+        weight *= self.rng.random(weight.shape) < density
+        weight = n_of_64(self.rng, weight, n) if n else weight
+        return self._add("linear", weight.swapaxes(1, 2).reshape(outputs, -1).copy(), (outputs,), **settings)
+
+    def inputs(self, samples: int) -> np.ndarray:
+        return self.rng.standard_normal((samples, *self.layers[0].input_shape)).astype(np.float32)
+
+    def program(self, gate: ColumnGate | None = None):
+        return compile_program(self.layers, self.quantization, gate)
+
+
+def assert_exact(network: Network, gate: ColumnGate | None = None, samples=(1, 3, 33)):
+    program = network.program(gate)
+    assert program is not None
+    assert len(program.kernels) == len(network.layers)
+    for count in samples:
+        x = network.inputs(count)
+        out = np.full((count, *network.shape), np.nan, np.float32)
+        assert program(x, out) == 0
+        expected = run_layers(tuple(network.layers), gate, network.quantization, x)
+        assert expected.std() > 0
+        np.testing.assert_array_equal(out, expected)
+    return program
+
+
+def speech_network(seed: int = 0) -> Network:
+    """The shapes of the study's network."""
+    network = Network(seed, (1, 32, 32), 77)
+    network.conv(64, (5, 5), density=0.5, pool=(2, 2)).conv(64, (5, 5), n=4, pool=(2, 2))
+    return network.linear(1500, n=4).linear(12, last=True, relu=False)
+
+
+GATE = ColumnGate(kernel_width=16, stride_width=4, keep=2, columns=5, layer_index=1)
+
+
+@needs_vbmi
+def test_speech_network():
+    program = assert_exact(speech_network())
+    assert program.kernels == ["taps, vpdpbusd", "n of 64, vpermb", "n of 64, vpermb", "quads, vpdpbusd"]
+
+
+@needs_vbmi
+@pytest.mark.parametrize("keep", [2, 3])
+def test_speech_network_with_column_gate(keep):
+    assert_exact(speech_network(1), replace(GATE, keep=keep), samples=(1, 50))
+
+
+@needs_vbmi
+def test_gate_with_equal_energies_keeps_all_of_them():
+    network = speech_network(2)
+    program = network.program(GATE)
+    x = np.zeros((2, 1, 32, 32), np.float32)
+    out = np.empty((2, 12), np.float32)
+    assert program(x, out) == 0
+    np.testing.assert_array_equal(out, run_layers(tuple(network.layers), GATE, network.quantization, x))
+
+
+@needs_vbmi
+def test_gate_whose_layer_has_a_zero_point_and_is_read_by_a_convolution():
+    network = Network(3, (1, 20, 32), 100)
+    network.conv(32, (3, 3), zero_point=9, padding=(1, 1, 1, 1), pool=(2, 2))
+    network.conv(64, (3, 3), n=4, zero_point=5, relu=False, stride=(1, 2)).conv(16, (3, 3), density=0.3, zero_point=3)
+    network.linear(20, last=True, relu=True)
+    assert_exact(network, ColumnGate(kernel_width=8, stride_width=4, keep=3, columns=7, layer_index=1))
+
+
+@needs_vbmi
+def test_group_of_outputs_that_needs_few_taps():
+    network = Network(4, (1, 32, 32), 128)
+    network.conv(64, (5, 5), pool=(2, 2)).linear(10, density=0.1, last=True)
+    weight = network.layers[0].weight
+    # Scattered over the groups: the kernel has to bring the outputs with equal taps together.
+    weight[np.arange(64) % 3 == 0, 0, 2:] = 0
+    weight[np.arange(64) % 3 == 1, 0, :, 3:] = 0
+    assert_exact(network)
+
+
+@needs_vbmi
+def test_odd_shapes_strides_padding_dilation():
+    network = Network(5, (3, 17, 23), 50)
+    network.conv(40, (3, 5), stride=(1, 2), padding=(1, 2, 0, 1), zero_point=4)
+    network.conv(100, (3, 3), n=None, density=0.06, dilation=(2, 1), padding=(2, 0, 2, 0), pool=(3, 2), zero_point=11)
+    network.conv(17, (1, 1), relu=False, zero_point=130)
+    network.linear(70, density=0.05, zero_point=2).linear(33, relu=False, last=True)
+    assert_exact(network)
+
+
+@needs_vbmi
+def test_one_dimensional_network_with_eight_of_64():
+    network = Network(6, (64, 1, 101), 128)
+    network.conv(128, (1, 5), n=8, stride=(1, 2), padding=(0, 2, 0, 2)).conv(64, (1, 3), n=3, pool=(1, 4))
+    network.linear(5, last=True)
+    program = assert_exact(network)
+    assert program.kernels[:2] == ["n of 64, vpermb"] * 2
+
+
+@needs_vbmi
+@pytest.mark.parametrize("shape", [(784,), (1, 9, 7)])
+def test_linear_layers_only(shape):
+    network = Network(7, shape, 12)
+    network.linear(300, density=0.2, zero_point=1).linear(130, density=0.05).linear(3, last=True, relu=False)
+    assert_exact(network, samples=(1, 16, 257))
+
+
+@needs_vbmi
+def test_extreme_inputs_saturate_and_others_are_refused():
+    network = speech_network(8)
+    program = network.program()
+    x = network.inputs(4)
+    x[0, 0, 3, 5], x[1, 0, 30, 31], x[2, 0, 0, 0] = 3e38, -3e38, 1e10
+    out = np.empty((4, 12), np.float32)
+    assert program(x, out) == 0
+    np.testing.assert_array_equal(out, run_layers(tuple(network.layers), None, network.quantization, x))
+    for value in (np.nan, np.inf, -np.inf):
+        broken = x.copy()
+        broken[3, 0, 31, 30] = value
+        assert program(broken, out) == 1
+
+
+@needs_vbmi
+def test_threads_share_a_program():
+    network = speech_network(9)
+    program = network.program(GATE)
+    x = network.inputs(64)
+    expected = run_layers(tuple(network.layers), GATE, network.quantization, x)
+    out = np.empty((4, 64, 12), np.float32)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            assert list(pool.map(program, [x] * 4, out)) == [0] * 4
+    np.testing.assert_array_equal(out, np.broadcast_to(expected, out.shape))
+
+
+def test_no_program_without_the_instructions():
+    network = speech_network(10)
+    features = cpu.host_features() - {"avx512vbmi"}
+    assert compile_program(network.layers, network.quantization, features=features) is None
+
+
+@needs_vbmi
+def test_no_program_for_what_kernels_cannot_do():
+    network = speech_network(11)
+    network.layers[1] = replace(network.layers[1], groups=2, weight=network.layers[1].weight[:, :32])
+    assert network.program() is None
+    assert compile_program(speech_network().layers[:2], network.quantization) is None
