@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from figures import (
+    data_title,
     dense_network,
     engine_title,
     load_accuracies,
@@ -357,10 +358,9 @@ def fpga_gain(study: Study) -> Finding:
 def dense_accuracy(study: Study) -> Finding:
     """Accuracy of the dense network over the seeds, in percent."""
     rows = select(study.networks, network=study.dense)
-    finding = Finding(_over_seeds(100 * rows["accuracy"]), f"{len(rows)} seeds")
-    names = set(study.networks["dataset"])
-    if not all("speech_commands" in name for name in names):
-        finding.obstacle = f"said of Google Speech Commands; this is {', '.join(sorted(names))}"
+    finding = Finding(_over_seeds(100 * rows["accuracy"]), f"{len(rows)} seeds, {data_title(rows)}")
+    if not rows["dataset"].str.contains("speech_commands").all():
+        finding.obstacle = "said of Google Speech Commands"
     return finding
 
 

@@ -567,7 +567,9 @@ def origin(benchmarks: pd.DataFrame, networks: pd.DataFrame | None = None, note:
 def data_title(networks: pd.DataFrame) -> str:
     """Return data set and class set of the study, with the number of test clips."""
     sets = networks[["dataset", "class_set", "test_clips"]].drop_duplicates().itertuples(index=False)
-    return "; ".join(f"{name}, class set {classes}, {clips:,} test clips" for name, classes, clips in sets)
+    return "; ".join(
+        f"{name.replace('_', ' ')}, class set {classes}, {clips:,} test clips" for name, classes, clips in sets
+    )
 
 
 def nothing(axes: Axes, text: str) -> None:

@@ -43,11 +43,15 @@ def main(arguments: list[str] | None = None) -> None:
         own = select(benchmarks, engine=engine)
         for precision in in_precision_order(own["precision"]):
             rows.append(row_of_engine(select(own, precision=precision)))
-    note = origin(
-        benchmarks,
-        note="Read back from each engine after loading, never copied from the request; – where it is silent.",
+    note = "Read back from each engine after loading, never copied from the request; – where it is silent."
+    write_table(
+        options.out,
+        "What really ran",
+        origin(benchmarks, note=note),
+        HEADER,
+        rows,
+        ["Own operators", "Cases with a speed"],
     )
-    write_table(options.out, "What really ran", note, HEADER, rows, ["Own operators", "Cases with a speed"])
 
 
 def row_of_engine(rows: pd.DataFrame) -> list[object]:

@@ -1,0 +1,177 @@
+"""Say in a few lines what ran, on which machine and data, and what was found: the text that opens the report.
+
+It is reStructuredText, which report/workflow.rst includes. Every number in it comes from the tables.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from check_claims import COLUMNS, CONFIRMED, REFUTED, STUDY_ENGINES, UNDECIDED
+from figures import (
+    data_title,
+    dense_network,
+    engine_title,
+    in_order,
+    kilo,
+    load_accuracies,
+    load_benchmarks,
+    load_networks,
+    load_table,
+    precision_title,
+    select,
+    times,
+    with_interval,
+)
+from files import InputError, atomic_path, run_program
+from ratios import Estimate, ratio, throughput
+from sparse_gains import accuracy, best_gains, best_sparse
+
+BATCH_SIZES = (1, 64)
+OURS = "dualsparse"
+
+
+def escaped(text: str) -> str:
+    """Return `text` with the signs that mean something in reStructuredText taken literally."""
+    return re.sub(r"([\\*`|_])", r"\\\1", text)
+
+
+def fastest(cases: pd.DataFrame) -> tuple[str, str, Estimate] | None:
+    """Return (engine, precision, throughput) of the fastest of several cases, or None if none has a speed."""
+    found = [
+        (engine, precision, throughput(rows)) for (engine, precision), rows in cases.groupby(["engine", "precision"])
+    ]
+    measured = [case for case in found if case[2]]
+    return max(measured, key=lambda case: case[2].value) if measured else None
+
+
+def ran(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
+    """Return what ran, where and on what, as list entries."""
+    cases = benchmarks.groupby(["engine", "network", "precision", "batch_size", "cores"])["status"]
+    measured = int(cases.apply(lambda status: (status == "ok").any()).sum())
+    engines = ", ".join(escaped(engine_title(engine)) for engine in in_order(benchmarks["engine"]))
+    entries = [
+        f"**Machine:** {escaped(', '.join(dict.fromkeys(benchmarks['machine'])) or 'none')}.",
+        f"**Data:** {escaped(data_title(networks))}.",
+        f"**Measured:** {cases.ngroups} cases in {benchmarks['round'].nunique()} rounds; {measured} have a speed. "
+        f"Engines: {engines}.",
+    ]
+    trained = networks.groupby("network", sort=False)
+    accuracies = [f"{escaped(name)} {100 * rows['accuracy'].mean():.1f} %" for name, rows in trained]
+    seeds = networks["seed"].nunique()
+    entries.append(f"**Accuracy** (FP32, {seeds} seed{'s' * (seeds != 1)}): {', '.join(accuracies)}.")
+    return entries
+
+
+def found_dense(benchmarks: pd.DataFrame, dense: str) -> list[str]:
+    """Return what was found for the dense network."""
+    entries = []
+    for batch_size in BATCH_SIZES:
+        cases = select(benchmarks, network=dense, batch_size=batch_size, cores="all")
+        parts = []
+        for precision, rows in (("FP32", select(cases, precision="fp32")), ("INT8", select(cases, precision="int8"))):
+            if best := fastest(rows):
+                parts.append(f"{escaped(engine_title(best[0]))} {with_interval(best[2])} in {precision}")
+        if parts:
+            entries.append(f"**Dense, batch size {batch_size},** fastest in words/s: {'; '.join(parts)}.")
+    return entries
+
+
+def found_sparse(benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: pd.DataFrame) -> list[str]:
+    """Return what was found for the sparse networks."""
+    entries = []
+    gains = [choice for choice in best_gains(benchmarks, networks, 64, "all") if choice.estimate]
+    others = [choice for choice in gains if choice.engine in STUDY_ENGINES]
+    if others:
+        best = max(others, key=lambda choice: choice.estimate.value)
+        entries.append(
+            "**Sparse over dense:** of the engines that the study compared, "
+            f"{escaped(engine_title(best.engine))} gains most, {with_interval(best.estimate, times)} "
+            f"({escaped(best.network)}, {precision_title(best.precision)})."
+        )
+    speeds = [choice for choice in best_sparse(benchmarks, networks, 64, "all") if choice.estimate]
+    if speeds:
+        best = max(speeds, key=lambda choice: choice.estimate.value)
+        correct = accuracy(networks, accuracies, best.network, best.precision, best.engine)
+        told = f", {100 * correct:.1f} % accuracy" if correct is not None else ""
+        entries.append(
+            f"**Fastest of all:** {escaped(engine_title(best.engine))} on {escaped(best.network)}, "
+            f"{precision_title(best.precision)}{told}: {with_interval(best.estimate)} words/s."
+        )
+    return entries
+
+
+def found_ours(benchmarks: pd.DataFrame, networks: pd.DataFrame, dense: str) -> list[str]:
+    """Return how our engine's fastest network compares with the dense networks of the others, on one core."""
+    entries = []
+    for batch_size in BATCH_SIZES:
+        cases = select(benchmarks, batch_size=batch_size, cores="1")
+        ours = [choice for choice in best_sparse(benchmarks, networks, batch_size, "1") if choice.engine == OURS]
+        if not ours or not ours[0].estimate:
+            continue
+        rivals = []
+        fp32 = ratio(ours[0].rows, select(cases, engine="onnxruntime", network=dense, precision="fp32"))
+        if fp32:
+            rivals.append(f"{with_interval(fp32, times)} ONNX Runtime's dense FP32")
+        others = select(cases[cases["engine"] != OURS], network=dense, precision="int8")
+        if best := fastest(others):
+            gain = ratio(ours[0].rows, select(others, engine=best[0]))
+            rivals.append(f"{with_interval(gain, times)} the fastest dense INT8 ({escaped(engine_title(best[0]))})")
+        if rivals:
+            entries.append(
+                f"**{engine_title(OURS)}, one core, batch size {batch_size}:** "
+                f"{kilo(ours[0].estimate.value)} words/s on {escaped(ours[0].network)}; {', '.join(rivals)}."
+            )
+    return entries
+
+
+def missing(benchmarks: pd.DataFrame) -> list[str]:
+    """Return the engines and precisions without any speed, each with its first reason."""
+    entries = []
+    for engine in in_order(benchmarks["engine"]):
+        for precision, rows in select(benchmarks, engine=engine).groupby("precision"):
+            if not (rows["status"] == "ok").any():
+                first = rows.iloc[0]
+                entries.append(
+                    f"{escaped(engine_title(engine))} {precision_title(precision)}: {first['status']}, "
+                    f"{escaped(first['reason'] or 'no reason given')}"
+                )
+    return entries
+
+
+def section(title: str, entries: list[str]) -> str:
+    """Return a section with a bullet list, or nothing if the list is empty."""
+    if not entries:
+        return ""
+    bullets = "\n".join(f"- {entry}" for entry in entries)
+    return f"{title}\n{'-' * len(title)}\n\n{bullets}\n\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmarks", type=Path, required=True, help="benchmarks.csv")
+    parser.add_argument("--networks", type=Path, required=True, help="networks.csv")
+    parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv")
+    parser.add_argument("--claims", type=Path, required=True, help="claims.csv")
+    parser.add_argument("--out", type=Path, required=True, help="text to write (.rst)")
+    options = parser.parse_args(arguments)
+    benchmarks = load_benchmarks(options.benchmarks)
+    networks = load_networks(options.networks)
+    accuracies = load_accuracies(options.accuracies)
+    verdicts = load_table(options.claims, dict.fromkeys(COLUMNS, str))["verdict"]
+    if unknown := set(verdicts) - {CONFIRMED, REFUTED, UNDECIDED}:
+        raise InputError(f"{options.claims}: column 'verdict': {unknown.pop()!r} is no verdict")
+    dense = dense_network(networks)
+    counts = ", ".join(f"{(verdicts == name).sum()} {name}" for name in (CONFIRMED, REFUTED, UNDECIDED))
+    found = found_dense(benchmarks, dense) + found_sparse(benchmarks, networks, accuracies)
+    found += [*found_ours(benchmarks, networks, dense), f"**Claims of the study:** {counts}."]
+    text = section("What ran", ran(benchmarks, networks)) + section("What was found", found)
+    text += section("What has no speed, and why", missing(benchmarks))
+    with atomic_path(options.out) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_program(main)
