@@ -28,8 +28,4 @@ onstart:
 rule all:
     default_target: True
     input:
-        "results/config.yaml",
-        "results/networks.csv",
-        "results/benchmarks.csv",
-        figures(),
-        tables(),
+        RESULTS,

@@ -53,7 +53,7 @@ rule evaluate:
         "logs/evaluate/{data}/{network}/{precision}/{engine}.log",
     conda:
         lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
-    threads: EVERY_CORE
+    threads: 1
     params:
         python=lambda wildcards: python(engine_environment(wildcards.engine)),
         environment=lambda wildcards: environment_option(

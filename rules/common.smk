@@ -154,7 +154,6 @@ TRAINED_FILES = [
 ]
 
 
-
 def attempt(environment_name):
     """The start of a command that may fail without ending the study (see workflow/scripts/attempt.py)."""
     return f"python workflow/scripts/attempt.py {environment_option(environment_name)}"
@@ -191,3 +190,12 @@ def metrics_files():
 def round_priority(wildcards):
     """Rounds one after the other, every case once in each, and all of them behind whatever is not a benchmark."""
     return -int(wildcards.round)
+
+
+def page_file(page):
+    """Figures are drawn, tables are written."""
+    return (
+        f"results/figures/{page}.svg"
+        if page.startswith("plot_")
+        else f"results/tables/{page}.html"
+    )

@@ -1,5 +1,86 @@
 # Figures, tables and the report. Nothing here is an input of a measurement: captions, colours and tables change
 # without anything being measured again.
+#
+# A figure's name is the name of its rule, of its script in workflow/scripts/ and of its caption in report/.
+
+TABLES = {
+    "benchmarks": "results/benchmarks.csv",
+    "networks": "results/networks.csv",
+    "accuracies": "results/accuracies.csv",
+    "claims": "results/claims.csv",
+    "config": "results/config.yaml",
+    "published": "resources/fpga.csv",
+}
+# Name: the section of the report, the label there, and the tables it is made from, which are its options, too.
+PAGES = {
+    "plot_dense_batch1": (
+        "Dense network",
+        "Figure 1a: batch size 1",
+        ["benchmarks", "networks"],
+    ),
+    "plot_dense_batch64": (
+        "Dense network",
+        "Figure 1b: batch size 64",
+        ["benchmarks", "networks"],
+    ),
+    "plot_batch_gain": (
+        "Dense network",
+        "Figure 2: gain of batch size 64",
+        ["benchmarks", "networks"],
+    ),
+    "plot_dense_int8": (
+        "Quantised network",
+        "Figure 3: dense INT8",
+        ["benchmarks", "networks", "published"],
+    ),
+    "plot_sparse_throughput": (
+        "Sparse networks",
+        "Figure 4: sparse throughput",
+        ["benchmarks", "networks", "published", "accuracies"],
+    ),
+    "plot_sparse_gain": (
+        "Sparse networks",
+        "Figure 5: gain of sparsity",
+        ["benchmarks", "networks", "published"],
+    ),
+    "plot_accuracy_sparsity": (
+        "Sparse networks",
+        "Accuracy against sparsity",
+        ["networks", "config"],
+    ),
+    "plot_throughput_sparsity": (
+        "Sparse networks",
+        "Throughput against sparsity",
+        ["benchmarks", "networks", "config"],
+    ),
+    "plot_pareto": (
+        "Sparse networks",
+        "Accuracy against throughput",
+        ["benchmarks", "networks", "accuracies"],
+    ),
+    "plot_dualsparse_gain": (
+        "dualsparse",
+        "How its gain splits",
+        ["benchmarks", "networks", "config", "accuracies"],
+    ),
+    "tabulate_claims": ("Claims", "The study's claims", ["claims"]),
+    "tabulate_networks": ("Tables", "Networks", ["benchmarks", "networks", "config"]),
+    "tabulate_engines": ("Tables", "Engines: what really ran", ["benchmarks"]),
+    "tabulate_benchmarks": (
+        "Tables",
+        "Every measurement",
+        ["benchmarks", "networks", "accuracies"],
+    ),
+}
+# What a complete study leaves.
+RESULTS = [
+    "results/config.yaml",
+    "results/networks.csv",
+    "results/accuracies.csv",
+    "results/benchmarks.csv",
+    "results/claims.csv",
+    *map(page_file, PAGES),
+]
 
 
 rule resolve_config:
@@ -19,9 +100,59 @@ rule resolve_config:
         "python workflow/scripts/resolve_config.py --config {params.config:q} --out {output} > {log} 2>&1"
 
 
+rule check_claims:
+    input:
+        benchmarks="results/benchmarks.csv",
+        networks="results/networks.csv",
+        accuracies="results/accuracies.csv",
+        config="results/config.yaml",
+        published="resources/fpga.csv",
+        code=sources("check_claims"),
+    output:
+        "results/claims.csv",
+    log:
+        "logs/check_claims.log",
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Checking the study's claims"
+    shell:
+        "python workflow/scripts/check_claims.py --benchmarks {input.benchmarks} --networks {input.networks} "
+        "--accuracies {input.accuracies} --config {input.config} --published {input.published} "
+        "--out {output} > {log} 2>&1"
+
+
+for page, (section, label, tables) in PAGES.items():
+
+    rule:
+        name:
+            page
+        input:
+            tables=[TABLES[table] for table in tables],
+            code=sources(page),
+        output:
+            report(
+                page_file(page),
+                caption=f"../report/{page}.rst",
+                category=section,
+                labels={"page": label},
+            ),
+        log:
+            f"logs/{page}.log",
+        conda:
+            "../envs/workflow.yaml"
+        params:
+            script=f"workflow/scripts/{page}.py",
+            options=" ".join(f"--{table} {TABLES[table]}" for table in tables),
+        message:
+            f"{section}: {label}"
+        shell:
+            "python {params.script} {params.options} --out {output} > {log} 2>&1"
+
+
 rule report:
     input:
-        rules.all.input,
+        RESULTS,
         captions=captions(),
     output:
         "results/report.html",
