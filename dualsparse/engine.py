@@ -8,8 +8,8 @@ from time import perf_counter
 
 import numpy as np
 
-from dualsparse import kernels
 from dualsparse.errors import InvalidInputError
+from dualsparse.kernels import compile_program
 from dualsparse.layers import FloatLayer, IntegerLayer, Program
 from dualsparse.onnx_import import import_onnx
 from dualsparse.operators import OPERATORS
@@ -134,6 +134,12 @@ class Engine:
         return found.pop() if len(found) == 1 else "mixed" if found else "fp32"
 
     @property
+    def instruction_set(self) -> str:
+        """What the layers with weights run with: AVX-512 if any has a fast kernel."""
+        portable = all(program is None or isinstance(program, PortableProgram) for program in self._programs)
+        return "portable" if portable else "AVX-512 VNNI VBMI"
+
+    @property
     def kernels(self) -> list[str]:
         """The kernel of each fused layer, in order."""
         return [kernel for program in self._programs if program is not None for kernel in program.kernels]
@@ -236,7 +242,7 @@ def _split(batch_size: int, threads: int) -> list[tuple[int, int]]:
 def _make_program(step: LayerStep, instruction_set: str | None) -> Program:
     """Return the fastest program that the instruction set allows."""
     if instruction_set != "portable" and step.quantization is not None:
-        program = kernels.compile_program(list(step.layers), step.quantization, step.gate)
+        program = compile_program(list(step.layers), step.quantization, step.gate)
         if program is not None:
             return program
     return PortableProgram(step.layers, step.gate, step.quantization)

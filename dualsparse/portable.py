@@ -4,7 +4,8 @@ One kernel serves all: a layer is a list of (offset into the padded input, weigh
 weights are in it. A linear layer is the same with the batch as its image's width.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -19,22 +20,18 @@ from dualsparse.reference import quantize
 CHUNK = 64
 
 
-def _signature(value: numba.types.Type, weight: numba.types.Type, accumulator: numba.types.Type) -> numba.types.Type:
-    i64, f32 = numba.int64, numba.float32
-    return numba.void(
-        value[:, ::1], numba.int32[::1], numba.int32[::1], weight[::1], i64, i64, i64, i64, i64, i64, i64,
-        f32[::1], f32[::1], numba.boolean, accumulator[::1], f32[:, :, ::1],
+@functools.cache
+def _compiled(integer: bool) -> Callable[..., None]:
+    """Return `multiply_sparse`, compiled for integers or float32 when it is first needed (or loaded from the cache)."""
+    i64, i32, f32 = numba.int64, numba.int32, numba.float32
+    value, weight = (numba.int16, i32) if integer else (f32, f32)
+    signature = numba.void(
+        value[:, ::1], i32[::1], i32[::1], weight[::1], i64, i64, i64, i64, i64, i64, i64,
+        f32[::1], f32[::1], numba.boolean, weight[::1], f32[:, :, ::1],
     )  # fmt: skip
+    return numba.njit(signature, nogil=True, cache=True)(multiply_sparse)
 
 
-@numba.njit(
-    [
-        _signature(numba.float32, numba.float32, numba.float32),
-        _signature(numba.int16, numba.int32, numba.int32),
-    ],
-    nogil=True,
-    cache=True,
-)
 def multiply_sparse(
     x, starts, offsets, weights, offset_step, rows, columns, row_step, column_step, pool_rows, pool_columns,
     multiplier, summand, relu, sums, out,
@@ -139,6 +136,7 @@ class PortableProgram:
     ) -> None:
         self.kernels = ["portable"] * len(layers)
         self._packed = [_pack(layer) for layer in layers]
+        self._multiply = _compiled(quantization is not None)
         self._gate = gate
         self._quantization = quantization
 
@@ -170,7 +168,7 @@ class PortableProgram:
             y = quantize(x, self._quantization).astype(np.int16) - np.int16(first.input_zero_point)
         for index, packed in enumerate(self._packed):
             started = perf_counter()
-            y = _run_layer(packed, y.reshape(len(x), *packed.layer.input_shape))
+            y = _run_layer(self._multiply, packed, y.reshape(len(x), *packed.layer.input_shape))
             if gate is not None and index == gate.layer_index:
                 zero = np.float32(getattr(packed.layer, "output_zero_point", 0))
                 y = np.where(keep[:, np.newaxis, np.newaxis], y, zero)
@@ -182,8 +180,11 @@ class PortableProgram:
         out.reshape(y.shape)[:] = y
 
 
-def _run_layer(packed: _Packed, x: np.ndarray) -> np.ndarray:
-    """Return float32 [n, *output_shape] before rounding and gate; x is float32 or int16 [n, *input_shape]."""
+def _run_layer(multiply: Callable[..., None], packed: _Packed, x: np.ndarray) -> np.ndarray:
+    """Return float32 [n, *output_shape] before rounding and gate; x is float32 or int16 [n, *input_shape].
+
+    `multiply` is `multiply_sparse`, compiled for the type of x.
+    """
     layer, n = packed.layer, len(x)
     outputs = len(packed.starts) - 1
     # Integer layers are clipped at their zero point when rounding; here a ReLU would cut at real zero.
@@ -205,7 +206,7 @@ def _run_layer(packed: _Packed, x: np.ndarray) -> np.ndarray:
         geometry = (1, rows, columns, width * layer.stride[0], layer.stride[1], *pool)
         span = (rows - 1) * geometry[3] + (columns - 1) * layer.stride[1] + 1
     sums = np.empty(span, packed.weights.dtype)
-    multiply_sparse(
+    multiply(
         flat,
         packed.starts,
         packed.offsets,
