@@ -10,6 +10,7 @@ H is the mel axis, W is time. Layer by layer, for one word:
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -164,7 +165,7 @@ def load_network(path: Path) -> tuple[GscCnn, dict]:
         record = torch.load(path, map_location="cpu", weights_only=True)
         model = build_network(record["spec"], len(record["classes"]))
         model.load_state_dict(record.pop("state_dict"))
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: expected a network saved by this workflow ({reason})") from error
     return model.eval(), record

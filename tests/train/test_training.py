@@ -1,0 +1,186 @@
+"""The training loop, on tones."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train
+import training
+from files import InputError
+from network import build_network, load_network
+from training import Augmentation, Settings, TrainingData, fit, predict, settings_from
+
+SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3}
+STILL = {"shift_ms": 0.0, "speed": 0.0, "noise": 0.0, "gain_db": 0.0, "mask_frames": 0, "mask_mels": 0}
+
+
+@pytest.fixture(scope="module")
+def data(tiny: tuple[Path, Path]) -> TrainingData:
+    torch.set_num_threads(1)
+    return TrainingData(*tiny)
+
+
+def fresh() -> training.GscCnn:
+    torch.manual_seed(1)
+    return build_network({}, 5)
+
+
+def test_learns_tones_and_tells_the_truth(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    arguments = ["--data", tiny[0], "--features", tiny[1], "--network", "dense", "--training", json.dumps(SETTINGS)]
+    train.main([str(argument) for argument in (*arguments, "--out", tmp_path)])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["accuracy"] > 0.8
+    assert (metrics["test_clips"], metrics["epochs"], metrics["seed"]) == (40, 3, 1)
+    assert metrics["parameters"] == 2_522_128 - 7 * 1500
+    # Every number again, from the other files.
+    test = np.load(tiny[1] / "test.npz")
+    logits = np.load(tmp_path / "logits.npy")
+    assert metrics["accuracy"] == (logits.argmax(1) == test["y"]).mean()
+    model, record = load_network(tmp_path / "model.pt")
+    np.testing.assert_allclose(predict(model, torch.from_numpy(test["x"])).numpy(), logits, atol=1e-5)
+    assert record["classes"] == ["low", "middle", "high", "unknown", "silence"]
+    with open(tmp_path / "confusion.csv", newline="") as handle:
+        rows = list(csv.reader(handle))
+    confusion = np.array([row[1:] for row in rows[1:]], int)
+    assert (confusion.sum(axis=1) == np.bincount(test["y"])).all()
+    assert confusion.trace() == round(metrics["accuracy"] * 40)
+    with open(tmp_path / "history.csv", newline="") as handle:
+        history = list(csv.DictReader(handle))
+    assert [row["epoch"] for row in history] == ["1", "2", "3"]
+    assert metrics["validation_accuracy"] == float(history[-1]["validation_accuracy"])
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_killed_training_goes_on_as_if_nothing_happened(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(**SETTINGS)
+    whole = fresh()
+    history = fit(whole, data, settings, seed=1)
+    monkeypatch.setattr(training, "CHECKPOINT_INTERVAL_S", 0)
+    steps = data.clips_per_epoch // settings.batch_size
+
+    def die(step: int, _total: int) -> None:
+        if step == 2 * steps + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(fresh(), data, settings, seed=1, after_step=die, checkpoint=tmp_path / "checkpoint.pt")
+    resumed = fresh()
+    done = []
+    again = fit(
+        resumed,
+        data,
+        settings,
+        seed=1,
+        after_step=lambda step, _total: done.append(step),
+        checkpoint=tmp_path / "checkpoint.pt",
+    )
+    assert done == list(range(2 * steps + 1, 3 * steps + 1))
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
+    assert [record["loss"] for record in again] == [record["loss"] for record in history]
+    # Another seed or setting must not continue it.
+    done.clear()
+    fit(
+        fresh(),
+        data,
+        settings,
+        seed=2,
+        after_step=lambda step, _total: done.append(step),
+        checkpoint=tmp_path / "checkpoint.pt",
+    )
+    assert done[0] == 1
+
+
+def test_masked_weights_end_as_exact_zeros(data: TrainingData) -> None:
+    model = fresh()
+    mask = torch.rand(model.conv2.weight.shape) < 0.5
+
+    def apply(step: int, total: int) -> None:
+        assert 1 <= step <= total
+        with torch.no_grad():
+            # A mask that comes late, as in pruning, must hold for the average, too.
+            if step > total // 2:
+                model.conv2.weight.mul_(mask)
+
+    fit(model, data, Settings(**SETTINGS), seed=1, after_step=apply)
+    assert (model.conv2.weight[~mask] == 0).all()
+    assert (model.conv2.weight[mask] != 0).all()
+
+
+def test_a_teacher_is_followed(data: TrainingData) -> None:
+    teacher = fresh()
+    fit(teacher, data, Settings(**SETTINGS), seed=1)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    student = build_network({}, 5)
+    history = fit(student, data, Settings(**SETTINGS, distillation=1.0), seed=2, teacher=teacher)
+    assert history[-1]["validation_accuracy"] > 0.8
+    for name, value in teacher.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_disturbing_by_nothing_changes_nothing(data: TrainingData) -> None:
+    generator = torch.Generator().manual_seed(1)
+    clips = torch.rand(4, 16_000, generator=generator) - 0.5
+    same = Augmentation(data, Settings(**STILL)).disturb(clips, generator)
+    torch.testing.assert_close(same, clips, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"gain_db": 6.0}, lambda new, old: torch.corrcoef(torch.stack([new, old]))[0, 1] > 0.999),
+        ({"noise": 0.5}, lambda new, old: (new - old).abs().mean() > 0.001),
+        ({"shift_ms": 100.0}, lambda new, old: (new.nonzero().min() - old.nonzero().min()).abs() <= 1600),
+        ({"speed": 0.2}, lambda new, old: 0.79 < len(new.nonzero()) / len(old.nonzero()) < 1.26),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_disturbances(data: TrainingData, change: dict, check: object) -> None:
+    generator = torch.Generator().manual_seed(3)
+    clips = torch.zeros(8, 16_000)
+    clips[:, 6000:10_000] = 0.2 * torch.sin(torch.arange(4000) * 0.05) + 0.3
+    changed = Augmentation(data, Settings(**{**STILL, **change})).disturb(clips, generator)
+    assert not torch.allclose(changed, clips, atol=1e-3)
+    assert all(check(new, old) for new, old in zip(changed, clips, strict=True))
+
+
+def test_masks_hide_runs_of_frames_and_bands(data: TrainingData) -> None:
+    augmentation = Augmentation(data, Settings(mask_frames=5, mask_mels=3))
+    masked = augmentation.mask(torch.ones(500, 1, 32, 32), torch.Generator().manual_seed(1))[:, 0] == 0
+    frames, bands = masked.all(dim=1), masked.all(dim=2)
+    assert (frames.unsqueeze(1) | bands.unsqueeze(2)).eq(masked).all()
+    assert set(frames.sum(dim=1).tolist()) == set(range(6))
+    assert set(bands.sum(dim=1).tolist()) == set(range(4))
+    assert frames.any(dim=0).all()
+    for row in frames:
+        assert len(row.nonzero()) == 0 or row.nonzero().max() - row.nonzero().min() == row.sum() - 1
+
+
+def test_unknown_words_are_drawn_anew(data: TrainingData) -> None:
+    orders = [data.epoch_order(torch.Generator().manual_seed(seed)).tolist() for seed in range(2)]
+    # 24 clips of each class: of the unknown words a tenth of the 72 clips with words, rounded up.
+    assert [len(set(order)) for order in orders] == [104, 104] == [data.clips_per_epoch] * 2
+    unknown = [{row for row in order if data.labels[row] == 3} for order in orders]
+    assert [len(rows) for rows in unknown] == [8, 8]
+    assert unknown[0] != unknown[1]
+
+
+def test_settings() -> None:
+    assert settings_from({"epochs": 5, "noise": 0.2}, {"learning_rate": 0.1, "sparsity": 0.5}) == Settings(
+        epochs=5, noise=0.2, learning_rate=0.1
+    )
+    for wrong, message in (
+        ({"epoch": 1}, "training: unknown key 'epoch'"),
+        ({"epochs": 0}, "at least 1 epoch"),
+        ({"epochs": 1.5}, "epochs: expected a whole number"),
+        ({"noise": -1}, "noise: expected a number from 0 up"),
+        ({"noise": "loud"}, "noise: expected a number from 0 up, got 'loud'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            settings_from(wrong, {})
