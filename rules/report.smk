@@ -79,6 +79,7 @@ RESULTS = [
     "results/accuracies.csv",
     "results/benchmarks.csv",
     "results/claims.csv",
+    "results/summary.rst",
     *map(page_file, PAGES),
 ]
 
@@ -122,6 +123,26 @@ rule check_claims:
         "--out {output} > {log} 2>&1"
 
 
+rule summarize_study:
+    input:
+        benchmarks="results/benchmarks.csv",
+        networks="results/networks.csv",
+        accuracies="results/accuracies.csv",
+        claims="results/claims.csv",
+        code=sources("summarize_study"),
+    output:
+        "results/summary.rst",
+    log:
+        "logs/summarize_study.log",
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Summarising what was found"
+    shell:
+        "python workflow/scripts/summarize_study.py --benchmarks {input.benchmarks} --networks {input.networks} "
+        "--accuracies {input.accuracies} --claims {input.claims} --out {output} > {log} 2>&1"
+
+
 for page, (section, label, tables) in PAGES.items():
 
     rule:
@@ -154,6 +175,7 @@ rule report:
     input:
         RESULTS,
         captions=captions(),
+        style="report/report.css",
     output:
         "results/report.html",
     log:
@@ -163,4 +185,4 @@ rule report:
     message:
         "Writing {output}"
     shell:
-        "snakemake --report {output} --configfile results/config.yaml > {log} 2>&1"
+        "snakemake --report {output} --report-stylesheet {input.style} --configfile results/config.yaml > {log} 2>&1"
