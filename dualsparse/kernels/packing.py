@@ -57,7 +57,7 @@ def in_lanes(values: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _permute_slots(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and values of the non-zeros among each 64 channels, [outputs, taps, windows, slots, 4]; padded by zeros."""
+    """Indices and values of the non-zeros of each window of 64 channels, [outputs, taps, windows, slots, 4]."""
     outputs, taps, channels = weights.shape
     windows = weights.reshape(outputs, taps, channels // REGISTER, REGISTER)
     zero = windows == 0
@@ -140,16 +140,18 @@ class TapQuad:
         return [(self.row + i, self.column) if self.vertical else (self.row, self.column + i) for i in range(4)]
 
 
-def cover(support: np.ndarray, vertical: bool) -> list[TapQuad]:
+def cover(support: np.ndarray, vertical: bool, right_to_left: bool, upwards: bool) -> list[TapQuad]:
     """Few quads that hold all the taps where `support` [rows, columns] is true: the one that adds most, repeatedly.
 
     A quad in a row may reach beyond the kernel (its weights are zero there); a vertical one may not, because the rows
-    below the input don't exist.
+    below the input don't exist. Among equals the first in the direction given is taken, which decides what tap of 5x5
+    is left alone in the end.
     """
     rows, columns = support.shape
-    choices = [TapQuad(row, column, False) for row in range(rows) for column in range(columns)]
+    across, down = range(columns)[:: -1 if right_to_left else 1], range(rows)[:: -1 if upwards else 1]
+    choices = [TapQuad(row, column, False) for row in down for column in across]
     if vertical:
-        choices += [TapQuad(row, column, True) for row in range(rows - 3) for column in range(columns)]
+        choices += [TapQuad(row, column, True) for row in down for column in across if row + 3 < rows]
     left = {(int(row), int(column)) for row, column in np.argwhere(support)}
     chosen = []
     while left:
@@ -157,3 +159,23 @@ def cover(support: np.ndarray, vertical: bool) -> list[TapQuad]:
         chosen.append(best)
         left.difference_update(best.taps())
     return chosen
+
+
+def quad_weights(kernel: np.ndarray, chosen: list[TapQuad]) -> np.ndarray:
+    """The weights of `kernel` [outputs, rows, columns] by quad, [quads, outputs, 4]; each is in one quad only."""
+    left = np.pad(kernel, ((0, 0), (0, 3), (0, 3)))
+    weights = np.zeros((len(chosen), len(kernel), 4), kernel.dtype)
+    for number, quad in enumerate(chosen):
+        for part, (row, column) in enumerate(quad.taps()):
+            weights[number, :, part] = left[:, row, column]
+            left[:, row, column] = 0
+    return weights
+
+
+def ranking(used: np.ndarray) -> np.ndarray:
+    """An order of outputs in which those that use the same quads are neighbours, from `used` [quads, outputs].
+
+    The quad that fewest outputs use decides first, so that it is skipped for most groups.
+    """
+    by_rarity = np.argsort(used.sum(axis=1), kind="stable")
+    return np.lexsort(used[by_rarity[::-1]])

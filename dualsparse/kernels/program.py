@@ -19,7 +19,19 @@ import numpy as np
 from dualsparse.layers import ColumnGate, InputQuantization, IntegerLayer
 
 from . import cpu, source
-from .packing import LANES, REGISTER, cover, in_lanes, output_order, pack, permute_slots, quads, round_up
+from .packing import (
+    LANES,
+    REGISTER,
+    cover,
+    in_lanes,
+    output_order,
+    pack,
+    permute_slots,
+    quad_weights,
+    quads,
+    ranking,
+    round_up,
+)
 
 #: Samples whose activations wait together for a linear layer, so that its weights are fetched once for all of them.
 CHUNK = 16
@@ -38,6 +50,7 @@ class IntegerProgram:
         self.kernels = kernels
         self._run = run
         self._constants = constants
+        self._constants_address = constants.ctypes.data
         self._workspace = workspace
         self._local = threading.local()
 
@@ -45,8 +58,10 @@ class IntegerProgram:
         try:
             workspace = self._local.workspace
         except AttributeError:
-            workspace = self._local.workspace = _aligned(self._workspace)
-        return self._run(x.reshape(-1), out.reshape(-1), workspace, self._constants, len(x))
+            memory = _aligned(self._workspace)
+            workspace = self._local.workspace = memory.ctypes.data
+            self._local.memory = memory
+        return self._run(x, out, workspace, self._constants_address)
 
 
 def compile_program(
@@ -66,7 +81,7 @@ def compile_program(
     Returns:
         The program; None if this CPU or this sequence of layers has no fast one.
     """
-    if not cpu.REQUIRED <= (cpu.host_features() if features is None else features):
+    if not (cpu.host_features() if features is None else features) >= cpu.REQUIRED:
         return None
     try:
         builder = _Builder(layers, quantization, gate)
@@ -151,6 +166,8 @@ class _Builder:
         self._functions: list[str] = []
         self._calls: list[list[str]] = []
         self._size = 0
+        # By layer: the channel at each place of its input buffer, where that isn't the channel of the same number.
+        self._channel_orders: dict[int, np.ndarray] = {}
         self._check(quantization)
         self._first_linear = next(i for i, layer in enumerate(layers) if layer.kind == "linear")
         self._plan_buffers()
@@ -289,6 +306,8 @@ class _Builder:
             channels = weights.shape[1]
         taps = weights.transpose(0, 2, 3, 1).reshape(outputs, height * width, channels)
         taps = np.pad(taps, ((0, 0), (0, 0), (0, buffer.channels - channels)))
+        if index in self._channel_orders:
+            taps = taps[:, :, self._channel_orders[index]]
         rows, columns = np.divmod(np.arange(height * width), width)
         return taps, rows * down + columns * right, columns
 
@@ -305,7 +324,7 @@ class _Builder:
 
     def _convolution(self, index: int) -> None:
         layer, buffer, target = self.layers[index], self.buffers[index], self.buffers[index + 1]
-        outputs, channels = layer.weight.shape[:2]
+        outputs = len(layer.weight)
         pool = layer.pool or (1, 1)
         weights, tap_offsets, _ = self._weights(index)
         quad_groups = min(4, -(-outputs // LANES))
@@ -336,7 +355,10 @@ class _Builder:
         )
         arguments = f"workspace + {buffer.place}"
         if by_taps:
-            taps, data, uses_vertical = self._tap_quads(index, order)
+            place = np.argsort(order.reshape(-1))
+            taps, data, order = self._tap_quads(layer.weight[:, 0], order)
+            others = np.arange(order.size, target.channels)
+            self._channel_orders[index + 1] = np.concatenate([order.reshape(-1)[place], others])
             self._add_layer(index, order, (np.zeros(2, np.int32), np.zeros(1, np.int32), data))
             self._functions.append(source.tap_convolution(shape, taps))
             self.kernels.append("taps, vpdpbusd")
@@ -356,27 +378,29 @@ class _Builder:
             calls.insert(0, fill)
         self._calls.append(calls)
 
-    def _tap_quads(self, index: int, order: np.ndarray) -> tuple[list, np.ndarray, bool]:
-        """The quads of a one-channel convolution's taps, which groups use them, and their weights."""
-        layer = self.layers[index]
-        kernel = layer.weight[:, 0]
-        chosen = cover((kernel != 0).any(axis=0), self._can_be_vertical())
-        padded = np.pad(kernel, ((0, 0), (0, 0), (0, 4)))
-        done = np.zeros(padded.shape[1:], bool)
-        taps, data = [], []
-        for quad in chosen:
-            values = np.zeros((len(kernel), 4), np.int8)
-            for part, tap in enumerate(quad.taps()):
-                if not done[tap]:
-                    values[:, part] = padded[:, *tap]
-                done[tap] = True
-            for group, lanes in enumerate(in_lanes(values, order)[0]):
-                if lanes.any():
-                    taps.append((quad, group, len(data)))
-                    data.append(lanes)
-        if not taps:
-            raise Unsupported("All weights of a layer are zero.")
-        return taps, np.array(data), any(quad.vertical for quad in chosen)
+    def _tap_quads(self, kernel: np.ndarray, positions: np.ndarray) -> tuple[list, np.ndarray, np.ndarray]:
+        """The quads of a one-channel convolution's taps.
+
+        Args:
+            kernel: int8 [outputs, rows, columns].
+            positions: from `output_order`, one block: where the bytes of the lanes go.
+
+        Returns:
+            Which group uses which quad, as `source.tap_convolution` takes it; their weights; the output of each lane.
+        """
+        best = None
+        for right_to_left, upwards in product((False, True), repeat=2):
+            chosen = cover((kernel != 0).any(axis=0), self._can_be_vertical(), right_to_left, upwards)
+            weights = quad_weights(kernel, chosen)
+            order = np.arange(positions.size)
+            order[: len(kernel)] = ranking((weights != 0).any(axis=2))
+            order = order.reshape(positions.shape)
+            lanes = np.array([in_lanes(quad, order)[0] for quad in weights])
+            used = np.argwhere(lanes.any(axis=(2, 3)))
+            if best is None or len(used) < len(best[0]):
+                taps = [(chosen[quad], int(group), number) for number, (quad, group) in enumerate(used)]
+                best = taps, lanes[used[:, 0], used[:, 1]], order
+        return best
 
     def _can_be_vertical(self) -> bool:
         """Whether the input is read a register at a time, which makes the image for vertical quads cheap."""
@@ -392,10 +416,7 @@ class _Builder:
         layer, buffer = self.layers[index], self.buffers[index]
         outputs = len(layer.weight)
         weights, tap_offsets, tap_columns = self._weights(index)
-        if layer.output_float:
-            groups = min(8, -(-outputs // LANES))
-        else:
-            groups = 8 if outputs > REGISTER else 4
+        groups = self._last_groups() if layer.output_float else 8 if outputs > REGISTER else 4
         order = output_order(outputs, groups, not layer.output_float)
         permute = buffer.channels % REGISTER == 0 and 2 * permute_slots(weights, order) <= quads(weights, order)
         # Enough sums at a time for the latency of an addition: 5 cycles, one pair or two quads each.
@@ -458,6 +479,8 @@ class _Builder:
         """The source of the module, whose function `run` is the program."""
         inputs = int(np.prod(self.layers[0].input_shape))
         outputs = len(self.layers[-1].weight)
+        shapes = (self.layers[0].input_shape, self.layers[-1].output_shape)
+        arrays = ", ".join(f"float32[{':, ' * len(shape)}::1]" for shape in shapes)
         image = self.buffers[0]
         step = image.sample if image.samples > 1 else 0
         per_sample = [
@@ -474,11 +497,10 @@ class _Builder:
         per_sample += [line for call in convolutions for line in call.format("    ").split("\n")]
         out_step = 4 * round_up(outputs, LANES * self._last_groups())
         lines = [
-            '@njit("int64(float32[::1], float32[::1], uint8[::1], uint8[::1], int64)", nogil=True, cache=True)',
-            "def run(x, out, workspace_array, constants_array, samples):",
+            f'@njit("int64({arrays}, int64, int64)", nogil=True, cache=True)',
+            "def run(x, out, workspace, constants):",
             '    """Runs all layers; 1 if an input is not finite, else 0."""',
-            "    x_place, out_place = address_of(x), address_of(out)",
-            "    workspace, constants = address_of(workspace_array), address_of(constants_array)",
+            "    x_place, out_place, samples = address_of(x), address_of(out), len(x)",
             "    bad = False",
             f"    for begin in range(0, samples, {CHUNK}):",
             f"        inside = min({CHUNK}, samples - begin)",

@@ -219,7 +219,7 @@ def linear(layer: Linear) -> str:
             entry = f"data + e * {width * layer.groups * layer.unroll} + {width * (layer.groups * part + group)}"
             inner += _load_weights(group, layer.permute, entry)
             inner.append(_multiply(f"a{part}_{group}", layer.permute, "activations", group))
-    sums = ["a0_{0}".format(group) for group in range(layer.groups)]
+    sums = [f"a0_{group}" for group in range(layer.groups)]
     for part in range(1, layer.unroll):
         sums = [f"add({value}, a{part}_{group})" for group, value in enumerate(sums)]
     scaled = [_requantise(value, f"parameters + {REGISTER * group}") for group, value in enumerate(sums)]
