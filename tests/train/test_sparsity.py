@@ -6,7 +6,7 @@ import torch
 from files import InputError
 from network import build_network
 from sparsity import apply_masks, global_sparsities, layer_mask, magnitude_masks, make_masks, verify_masks
-from sparsity_patterns import LAYERS, PATTERNS, check_spec, kept_of_64
+from sparsity_patterns import LAYERS, PATTERNS, check_spec, effective_pattern, kept_of_64
 
 SPARSITY = {"conv1": 0.5, "conv2": 0.8, "linear1": 0.9375}
 
@@ -41,7 +41,11 @@ def test_masks_reach_the_sparsity_and_pass_their_own_check(model, pattern, sourc
         assert masks[name].dtype == torch.bool and masks[name].shape == weight.shape
         assert torch.equal(weight != 0, masks[name]), "no weight is zero by chance, and none survives its mask"
         # n_of_64 rounds to whole channels, blocks of 16 to whole blocks (the last of linear1's is smaller).
-        assert float(masks[name].float().mean()) == pytest.approx(1 - sparsity, abs=0.005)
+        kept = float(masks[name].float().mean())
+        if effective_pattern(name, pattern) == "tap_quads":
+            assert 0 < kept <= 1 - sparsity
+        else:
+            assert kept == pytest.approx(1 - sparsity, abs=0.005)
 
 
 def test_block4_blocks_are_channels_of_one_position(model):
@@ -83,10 +87,25 @@ def test_n_of_64_keeps_the_largest_of_every_group(model):
     assert kept_of_64(0.9375) == 4
 
 
-def test_first_convolution_is_unstructured_where_it_has_no_channels_to_group(model):
+def test_first_convolution_has_no_channels_to_group(model):
+    weight = model.conv1.weight.detach()
     plain = magnitude_masks(model, SPARSITY, "unstructured")["conv1"]
-    for pattern in ("block4", "n_of_64", "complementary"):
-        assert torch.equal(magnitude_masks(model, SPARSITY, pattern)["conv1"], plain)
+    assert torch.equal(magnitude_masks(model, SPARSITY, "complementary")["conv1"], plain)
+    quads = [[(row, column) for column in range(4)] for row in range(5)]
+    quads += [[(row, 4) for row in range(4)], [(4, 4)]]
+    for pattern in ("block4", "n_of_64"):
+        for sparsity, kept in ((0.0, 7), (0.36, 4), (0.5, 3), (0.8, 1)):
+            mask = magnitude_masks(model, {"conv1": sparsity}, pattern)["conv1"]
+            for first in range(0, 64, 16):
+                block, weights = mask[first : first + 16, 0], weight[first : first + 16, 0]
+                scores, found = [], []
+                for quad in quads:
+                    taps = torch.stack([block[:, row, column] for row, column in quad])
+                    assert taps.all() or not taps.any(), "a four of taps stays or goes whole, for all 16 outputs"
+                    found.append(bool(taps.all()))
+                    scores.append(torch.stack([weights[:, row, column] for row, column in quad]).square().mean())
+                order = torch.stack(scores).argsort(descending=True)
+                assert sorted(order[:kept].tolist()) == [i for i, stays in enumerate(found) if stays]
 
 
 def greedy_complementary(scores, capacity):
@@ -201,6 +220,7 @@ def test_good_specs_pass(spec):
         ({"sparsity": {"conv3": 0.5}}, r"layer 'conv3' does not exist .*conv1, conv2, linear1, linear2"),
         ({"sparsity": {"linear2": 0.5}, "pattern": "n_of_64"}, r"divide by 64, but linear2 has 1500"),
         ({"sparsity": {"conv2": 0.999}, "pattern": "n_of_64"}, r"keeps 0 of 64"),
+        ({"sparsity": {"conv1": 0.9}, "pattern": "n_of_64"}, r"none of the fours of taps"),
         ({"sparsity": 0.9, "pattern": "n_of_64"}, r"one sparsity per layer"),
         ({"sparsity": 0.9, "pattern": "checkerboard"}, r"here\.pattern: 'checkerboard' is unknown"),
         ({"pattern": "block4"}, r"missing key 'sparsity'"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from files import InputError
-from sparsity_patterns import LAYERS, effective_pattern, kept_of_64
+from sparsity_patterns import LAYERS, TAP_QUADS, effective_pattern, kept_of_64, kept_quads
 
 Sparsity = dict[str, float] | float
 Masks = dict[str, torch.Tensor]
@@ -106,6 +106,11 @@ def layer_mask(name: str, scores: torch.Tensor, sparsity: float, pattern: str) -
         mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, best, True).reshape(view.shape)
     elif pattern == "complementary":
         mask = _complementary_mask(view.flatten(1), sparsity).reshape(view.shape)
+    elif pattern == "tap_quads":
+        norms = _quad_norms(view)
+        best = norms.topk(max(1, kept_quads(sparsity)), dim=1).indices
+        mask = torch.zeros_like(norms, dtype=torch.bool).scatter_(1, best, True)
+        mask = mask[:, _quad_of_tap()].repeat_interleave(16, dim=0).unsqueeze(2)
     else:
         norms = _block_norms(view, pattern)
         best = norms.flatten().topk(_kept(norms.numel(), sparsity)).indices
@@ -161,6 +166,10 @@ def _verify_layer(name: str, nonzero: torch.Tensor, sparsity: float, pattern: st
             found = int(kernels.sum(1).max())
             if found > allowed:
                 raise InputError(f"{name}: expected at most {allowed} non-zero weights per kernel, found {found}")
+    elif pattern == "tap_quads":
+        found, allowed = int((_quad_norms(nonzero.float()) > 0).sum(1).max()), kept_quads(sparsity)
+        if found > allowed:
+            raise InputError(f"{name}: expected at most {allowed} fours of taps per 16 outputs, found {found}")
     else:
         blocks = _block_norms(nonzero.float(), pattern)
         found, allowed = int(torch.count_nonzero(blocks)), _kept(blocks.numel(), sparsity)
@@ -196,6 +205,17 @@ def _block_norms(view: torch.Tensor, pattern: str) -> torch.Tensor:
         missing = -len(view) % 16
         return nn.functional.pad(view, (0, 0, 0, 0, 0, missing)).reshape(-1, 16, *view.shape[1:]).norm(dim=1)
     return view.abs()
+
+
+def _quad_of_tap() -> torch.Tensor:
+    """Return, for each of the 25 taps, which of the `TAP_QUADS` it is in."""
+    return torch.tensor([next(i for i, quad in enumerate(TAP_QUADS) if tap in quad) for tap in range(25)])
+
+
+def _quad_norms(view: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square, [blocks of 16 outputs, 7], of every four of taps of [outputs, 25, 1]."""
+    squares = view.reshape(-1, 16, 25).square().mean(dim=1)
+    return torch.stack([squares[:, list(quad)].mean(dim=1) for quad in TAP_QUADS], dim=1).sqrt()
 
 
 def _expand_blocks(mask: torch.Tensor, shape: torch.Size, pattern: str) -> torch.Tensor:

@@ -41,6 +41,9 @@ PATTERNS = {
     "block16": "whole blocks of 16 consecutive outputs at one input channel and position",
     "complementary": "sets of kernels whose non-zeros do not collide, so that a set packs into one dense kernel",
 }
+#: Taps of a 5 × 5 kernel over one input channel, as places of the flattened kernel, in the fours that a kernel with
+#: `vpdpbusd` multiplies at once: columns 0 to 3 of every row, column 4 of the first four rows, and what is left.
+TAP_QUADS = (*(tuple(range(5 * row, 5 * row + 4)) for row in range(5)), (4, 9, 14, 19), (24,))
 #: Patterns that fix the number of weights kept in every small group: layers can't trade sparsity with each other.
 FIXED_COUNT = ("n_of_64", "complementary")
 
@@ -48,10 +51,19 @@ FIXED_COUNT = ("n_of_64", "complementary")
 def effective_pattern(layer: str, pattern: str) -> str:
     """Return the pattern that holds in `layer`.
 
-    The first convolution has one input channel: there are no channels to group, so everything but blocks of outputs
-    is unstructured there.
+    The first convolution has one input channel, so there are no channels to group. Where the pattern is there for a
+    kernel's sake (`block4`, `n_of_64`), blocks of 16 outputs keep some of their `TAP_QUADS` instead, the same for all
+    16 (`tap_quads`); otherwise the layer is unstructured.
     """
-    return "unstructured" if LAYERS[layer].channels == 1 and pattern != "block16" else pattern
+    if LAYERS[layer].channels > 1 or pattern == "block16":
+        return pattern
+    return "tap_quads" if pattern in ("block4", "n_of_64") else "unstructured"
+
+
+def kept_quads(sparsity: float) -> int:
+    """Return how many of the 7 `TAP_QUADS` may stay, so that no more than the asked share of the 25 taps does."""
+    # The small excess keeps 25 * (1 - 0.36) from falling to 15.999.
+    return len(TAP_QUADS) if sparsity == 0 else int(25 * (1 - sparsity) / 4 + 1e-6)
 
 
 def kept_of_64(sparsity: float) -> int:
@@ -116,6 +128,8 @@ def _check_layer(layer: str, sparsity: float, pattern: str, where: str) -> None:
             raise InputError(f"{where}: n_of_64 needs input channels that divide by 64, but {layer} has {channels}")
         if kept_of_64(sparsity) == 0:
             raise InputError(f"{where}: a sparsity of {sparsity} keeps 0 of 64 channels (expected at most 0.99)")
+    if pattern == "tap_quads" and kept_quads(sparsity) == 0:
+        raise InputError(f"{where}: a sparsity of {sparsity} keeps none of the fours of taps (expected at most 0.84)")
     if pattern == "block4" and channels % 4:
         raise InputError(f"{where}: block4 needs input channels that divide by 4, but {layer} has {channels}")
 
