@@ -35,6 +35,8 @@ OTHER_WORDS = (
     *("backward", "bed", "bird", "cat", "dog", "follow", "forward", "happy", "house", "learn"),
     *("marvin", "sheila", "tree", "visual", "wow"),
 )
+#: Variants that whisper or croak: hard to understand for people, too.
+LEFT_OUT = ("whisper", "whisperf", "croak", "Demonic")
 SPLIT_SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 #: Training gets this many times the unknown words of one epoch, which draws its own from them.
 UNKNOWN_SUPPLY = 4
@@ -54,7 +56,7 @@ class Settings:
 
     voices: int = 240  # pairs of a voice variant and an accent, over all splits
     repeats: int = 2  # clips of each word by each voice
-    snr_db: float = 10.0  # worst signal-to-noise ratio; the best is 25 dB better
+    snr_db: float = 15.0  # worst signal-to-noise ratio; the best is 25 dB better
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Speaker:
         self._pieces.clear()
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise RuntimeError(f"espeak-ng has no voice {voice!r}")
-        for parameter, low, high in ((RATE, 110, 230), (PITCH, 15, 85), (RANGE, 20, 80)):
+        for parameter, low, high in ((RATE, 110, 200), (PITCH, 15, 85), (RANGE, 20, 80)):
             self._library.espeak_SetParameter(parameter, int(rng.integers(low, high)), 0)
         text = word.encode()
         self._library.espeak_Synth(text, len(text) + 1, 0, POS_CHARACTER, 0, CHARS_UTF8, None, None)
@@ -250,10 +252,11 @@ class SyntheticSpeech:
 
 
 def variants() -> list[str]:
-    """Return the names of espeak-ng's voice variants, sorted."""
+    """Return the names of espeak-ng's voice variants, sorted, without those that are left out."""
     import espeakng_loader
 
-    return sorted(path.name for path in (Path(espeakng_loader.get_data_path()) / "voices" / "!v").iterdir())
+    folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
+    return sorted(path.name for path in folder.iterdir() if path.name not in LEFT_OUT)
 
 
 def check_settings(settings: dict) -> Settings:
