@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from time import perf_counter
 from types import ModuleType
 
 import llvmlite
@@ -39,29 +40,71 @@ CHUNK = 16
 ACCUMULATORS = 24
 
 
+@dataclass(frozen=True)
+class Operations:
+    """What a layer asks of the processor, per sample."""
+
+    permutations: int  # vpermb
+    products: int  # vpdpbusd
+    others: int  # 512-bit instructions of pooling and requantisation
+    weight_bytes: int  # read once per sample or, by a linear layer, once per chunk
+
+
 class Unsupported(Exception):
     """A sequence of layers has no fast program; the message says why."""
 
 
 class IntegerProgram:
-    """Integer layers, compiled for one CPU. Calls share only what they read; see `dualsparse.layers.Program`."""
+    """Integer layers, compiled for one CPU. Calls share only what they read; see `dualsparse.layers.Program`.
 
-    def __init__(self, run, kernels: list[str], constants: np.ndarray, workspace: np.ndarray):
-        self.kernels = kernels
-        self._run = run
-        self._constants = constants
-        self._constants_address = constants.ctypes.data
-        self._workspace = workspace
+    Attributes:
+        operations: per layer, what it takes per sample, if no column is left out.
+    """
+
+    def __init__(self, module: ModuleType, builder: "_Builder"):
+        self.kernels = builder.kernels
+        self.operations = builder.operations
+        self._run = module.run
+        self._repeat = module.repeat
+        self._constants = builder.constants.blob()
+        self._constants_address = self._constants.ctypes.data
+        self._workspace = builder.workspace()
         self._local = threading.local()
 
     def __call__(self, x: np.ndarray, out: np.ndarray) -> int:
+        return self._run(x, out, self._own_workspace(), self._constants_address)
+
+    def _own_workspace(self) -> int:
+        """The address of the calling thread's workspace."""
         try:
-            workspace = self._local.workspace
+            return self._local.workspace
         except AttributeError:
             memory = _aligned(self._workspace)
-            workspace = self._local.workspace = memory.ctypes.data
             self._local.memory = memory
-        return self._run(x, out, workspace, self._constants_address)
+            self._local.workspace = memory.ctypes.data
+            return self._local.workspace
+
+    def part_seconds(self, x: np.ndarray, out: np.ndarray, times: int = 20) -> list[float]:
+        """Time each part by itself, repeated `times` times on what a run on x leaves in the workspace.
+
+        Returns:
+            Seconds per sample: of the quantisation of the input, of the gate (near zero if there is none), then of
+            each layer. The branches that depend on the input repeat, so a gate's cost is a little flattered.
+        """
+        self(x, out)
+        seconds = []
+        for number in range(len(self.kernels) + 2):
+            self._repeat(number, 1, x, self._own_workspace(), self._constants_address)
+            start = perf_counter()
+            self._repeat(number, times, x, self._own_workspace(), self._constants_address)
+            seconds.append((perf_counter() - start) / times / min(CHUNK, len(x)))
+        return seconds
+
+    def layer_seconds(self, x: np.ndarray, out: np.ndarray) -> list[float]:
+        """The seconds that each layer takes for all of x; the first one's are those of the input and the gate, too."""
+        reading, gating, *layers = self.part_seconds(x, out)
+        layers[0] += reading + gating
+        return [seconds * len(x) for seconds in layers]
 
 
 def compile_program(
@@ -87,8 +130,7 @@ def compile_program(
         builder = _Builder(layers, quantization, gate)
     except Unsupported:
         return None
-    run = _load(builder.text()).run
-    return IntegerProgram(run, builder.kernels, builder.constants.blob(), builder.workspace())
+    return IntegerProgram(_load(builder.text()), builder)
 
 
 def _aligned(content: np.ndarray) -> np.ndarray:
@@ -162,6 +204,7 @@ class _Builder:
         self.gate = gate
         self.constants = _Constants()
         self.kernels: list[str] = []
+        self.operations: list[Operations] = []
         self.buffers: list[_Buffer] = []
         self._functions: list[str] = []
         self._calls: list[list[str]] = []
@@ -369,14 +412,25 @@ class _Builder:
             self._add_layer(index, order, (entries.starts, entries.offsets, entries.data))
             self._functions.append(source.convolution(shape))
             self.kernels.append("n of 64, vpermb" if permute else "quads, vpdpbusd")
+        cells_computed = self._tiles(shape) * shape.tile[0] * shape.tile[1]
+        positions = cells_computed * pool[0] * pool[1]
+        data = self.constants.pieces[-1]
+        products = data.nbytes // (2 * REGISTER if permute else REGISTER) * positions
+        # Per group and cell: the maxima, then conversion, product, sum, rounding, and one pack.
+        others = cells_computed * blocks * groups * (pool[0] * pool[1] - 1 + 5)
+        self.operations.append(Operations(products if permute else 0, products, others, data.nbytes))
         place = f"workspace + {target.place} + s * {target.sample if target.samples > 1 else 0}"
         columns = self._columns(index, shape.tile[1])
         calls = [f"{shape.name}({arguments}, {place} + {target.first}, constants, {columns})"]
         if self.gate is not None and index == self.gate.layer_index and not self._skips(index + 1):
             word = int.from_bytes(bytes([target.zero_point] * 4), "little", signed=True)
-            fill = f"for byte in range(0, {target.sample}, {REGISTER}):\n{{0}}store({place} + byte, splat({word}))"
-            calls.insert(0, fill)
+            fill = [f"for byte in range(0, {target.sample}, {REGISTER}):", f"    store({place} + byte, splat({word}))"]
+            calls = [*fill, *calls]
         self._calls.append(calls)
+
+    @staticmethod
+    def _tiles(shape: source.Convolution) -> int:
+        return int(np.prod([-(-cells // tile) for cells, tile in zip(shape.cells, shape.tile, strict=True)]))
 
     def _tap_quads(self, kernel: np.ndarray, positions: np.ndarray) -> tuple[list, np.ndarray, np.ndarray]:
         """The quads of a one-channel convolution's taps.
@@ -449,6 +503,9 @@ class _Builder:
             permute=permute,
         )
         self._functions.append(source.linear(shape))
+        products = entries.data.nbytes // (2 * REGISTER if permute else REGISTER)
+        others = blocks * groups * (5 + unroll - 1)
+        self.operations.append(Operations(products if permute else 0, products, others, entries.data.nbytes))
         columns = f"workspace + {self._kept}" if skips else f"piece(constants, {self._all_columns})"
         self._calls.append([f"{shape.name}(workspace + {buffer.place}, {target}, constants, {columns}, inside)"])
         self.kernels.append("n of 64, vpermb" if permute else "quads, vpdpbusd")
@@ -475,28 +532,32 @@ class _Builder:
 
     # The whole
 
-    def text(self) -> str:
-        """The source of the module, whose function `run` is the program."""
-        inputs = int(np.prod(self.layers[0].input_shape))
-        outputs = len(self.layers[-1].weight)
-        shapes = (self.layers[0].input_shape, self.layers[-1].output_shape)
-        arrays = ", ".join(f"float32[{':, ' * len(shape)}::1]" for shape in shapes)
+    def _sample_parts(self) -> list[list[str]]:
+        """What is done sample by sample: the input, the gate, each convolution."""
         image = self.buffers[0]
         step = image.sample if image.samples > 1 else 0
-        per_sample = [
-            f"sample_x = x_place + 4 * {inputs} * (begin + s)",
+        inputs = int(np.prod(self.layers[0].input_shape))
+        sums = f"workspace + {self._sums}"
+        first = [
+            f"place = x_place + 4 * {inputs} * (begin + s)",
             f"target = workspace + {image.place} + s * {step}",
-            f"bad |= read_input(sample_x, target, workspace + {self._vertical}, workspace + {self._sums})",
+            f"bad |= read_input(place, target, workspace + {self._vertical}, {sums})",
         ]
+        second = []
         if self.gate is not None:
             kept = f"workspace + {self._kept} + s * {self._kept_step}"
-            per_sample.append(
-                f"choose_columns(workspace + {self._sums}, workspace + {self._energies}, {kept}, workspace, constants)"
-            )
-        convolutions = [call for calls in self._calls[: self._first_linear] for call in calls]
-        per_sample += [line for call in convolutions for line in call.format("    ").split("\n")]
+            second = [f"choose_columns({sums}, workspace + {self._energies}, {kept}, workspace, constants)"]
+        return [first, second, *self._calls[: self._first_linear]]
+
+    def text(self) -> str:
+        """The source of the module: `run` is the program, `repeat` runs one part of it, to be timed."""
+        shapes = (self.layers[0].input_shape, self.layers[-1].output_shape)
+        arrays = ", ".join(f"float32[{':, ' * len(shape)}::1]" for shape in shapes)
+        outputs = len(self.layers[-1].weight)
         out_step = 4 * round_up(outputs, LANES * self._last_groups())
-        lines = [
+        sample_parts = self._sample_parts()
+        chunk_parts = self._calls[self._first_linear :]
+        run = [
             f'@njit("int64({arrays}, int64, int64)", nogil=True, cache=True)',
             "def run(x, out, workspace, constants):",
             '    """Runs all layers; 1 if an input is not finite, else 0."""',
@@ -505,15 +566,29 @@ class _Builder:
             f"    for begin in range(0, samples, {CHUNK}):",
             f"        inside = min({CHUNK}, samples - begin)",
             "        for s in range(inside):",
-            *(" " * 12 + line for line in per_sample),
-            *(" " * 8 + call for calls in self._calls[self._first_linear :] for call in calls),
+            *(" " * 12 + line for part in sample_parts for line in part),
+            *(" " * 8 + line for part in chunk_parts for line in part),
             "        for s in range(inside):",
             f"            for o in range({outputs}):",
             f"                value = load_float(workspace + {self._out} + {out_step} * s + 4 * o)",
             f"                store_float(out_place + 4 * ({outputs} * (begin + s) + o), value)",
             "    return 1 if bad else 0",
         ]
-        return source.HEADER + "".join(self._functions) + "\n\n" + "\n".join(lines) + "\n"
+        repeat = [
+            "@njit(nogil=True, cache=True)",
+            "def repeat(number, times, x, workspace, constants):",
+            f'    """Runs one part on at most {CHUNK} samples: the input, the gate, or a layer."""',
+            "    x_place, begin, bad = address_of(x), 0, False",
+            f"    inside = min({CHUNK}, len(x))",
+            "    for time in range(times):",
+        ]
+        for number, part in enumerate(sample_parts):
+            loop = ["for s in range(inside):", *("    " + line for line in part or ["pass"])]
+            repeat += [f"        if number == {number}:", *("            " + line for line in loop)]
+        for number, part in enumerate(chunk_parts, len(sample_parts)):
+            repeat += [f"        if number == {number}:", *("            " + line for line in part)]
+        repeat.append("    return bad")
+        return "\n".join([source.HEADER + "".join(self._functions), "", *run, "", "", *repeat, ""])
 
     def _last_groups(self) -> int:
         return min(8, -(-len(self.layers[-1].weight) // LANES))
