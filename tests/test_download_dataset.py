@@ -121,6 +121,14 @@ def test_wrong_checksum_is_one_sentence_and_leaves_nothing(server: Server, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_a_checksum_the_content_s_own_is_told(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    download_dataset.main(["--url", server.url, "--out", str(tmp_path / "archive.tar.gz")])
+    assert (tmp_path / "archive.tar.gz").read_bytes() == CONTENT
+    assert f"taken on trust, its sha256 is {CHECKSUM}" in capsys.readouterr().err
+
+
 def test_unreachable_addresses_are_one_sentence(server: Server, tmp_path: Path) -> None:
     closed = f"http://127.0.0.1:{server.server_port}"
     for url in (f"{closed}/other.tar.gz", "http://127.0.0.1:9/x.gz", (tmp_path / "none.gz").as_uri(), "ftp://a/b"):
