@@ -10,6 +10,7 @@ import numpy as np
 
 from dualsparse.errors import InvalidInputError
 from dualsparse.kernels import compile_program
+from dualsparse.kernels.cpu import REQUIRED, host_features
 from dualsparse.layers import FloatLayer, IntegerLayer, Program
 from dualsparse.onnx_import import import_onnx
 from dualsparse.operators import OPERATORS
@@ -47,6 +48,9 @@ class Engine:
             raise InvalidInputError(
                 f"instruction_set = {instruction_set!r}, expected one of {INSTRUCTION_SETS} or None"
             )
+        missing = REQUIRED - host_features()
+        if instruction_set == "avx512" and missing:
+            raise InvalidInputError(f"instruction_set = 'avx512': this CPU lacks {', '.join(sorted(missing))}")
         self.plan = plan
         self.batch_size = plan.batch_size
         self.input_shape = (plan.batch_size, *plan.shapes[plan.input])
@@ -58,8 +62,8 @@ class Engine:
         ]
         # The calling thread computes, too.
         self._pool = ThreadPoolExecutor(self.threads - 1, "dualsparse") if self.threads > 1 else None
-        whole = len(plan.steps) == 1 and isinstance(plan.steps[0], LayerStep)
-        self._single = self._programs[0] if whole else None
+        # A network that is one program takes the shortest way from `run` to it.
+        self._single = self._programs[0] if _is_whole(plan) else None
 
     @classmethod
     def from_onnx(
@@ -119,10 +123,12 @@ class Engine:
                 with np.errstate(all="ignore"):
                     y = OPERATORS[step.node.op]([values[name] for name in step.node.inputs], step.node.attributes)
             else:
-                y = np.empty((len(x), *self.plan.shapes[step.output]), np.float32)
-                source = np.ascontiguousarray(values[step.input])
+                # 1-D images and views have another shape in the plan than in the layers, and the same values.
+                source = np.ascontiguousarray(values[step.input]).reshape(-1, *step.layers[0].input_shape)
+                y = np.empty((len(x), *step.layers[-1].output_shape), np.float32)
                 if program(source, y):
                     return 2
+                y = y.reshape(-1, *self.plan.shapes[step.output])
             values[step.output] = y
         out[:] = values[self.plan.output]
         return 0
@@ -168,8 +174,8 @@ class Engine:
             return [None] * len(step.layers)
         start, stop = self._chunks[0]
         n = stop - start
-        x = np.random.default_rng(0).standard_normal((n, *self.plan.shapes[step.input]), np.float32)
-        out = np.empty((n, *self.plan.shapes[step.output]), np.float32)
+        x = np.random.default_rng(0).standard_normal((n, *step.layers[0].input_shape), np.float32)
+        out = np.empty((n, *step.layers[-1].output_shape), np.float32)
         rounds, end = [], perf_counter() + 0.2
         while len(rounds) < 3 or (perf_counter() < end and len(rounds) < 1000):
             rounds.append(timed(x, out))
@@ -228,6 +234,15 @@ def _report(layer: FloatLayer | IntegerLayer, kernel: str, share: float, seconds
     measured = None if seconds is None else seconds * 1e6
     macs = layer.weight.size * positions
     return LayerReport(layer.name, layer.kind, precision, pattern, kernel, macs, remaining, estimated, measured)
+
+
+def _is_whole(plan: Plan) -> bool:
+    """Tell whether a plan is one sequence of layers that reads and writes arrays of the model's own shapes."""
+    step = plan.steps[0]
+    if len(plan.steps) > 1 or not isinstance(step, LayerStep):
+        return False
+    shapes = (step.layers[0].input_shape, step.layers[-1].output_shape)
+    return shapes == (plan.shapes[plan.input], plan.shapes[plan.output])
 
 
 def _split(batch_size: int, threads: int) -> list[tuple[int, int]]:

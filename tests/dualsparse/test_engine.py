@@ -1,0 +1,205 @@
+"""The engine as its users meet it: batches, threads, bad input, settings, and what it tells about itself."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime.quantization
+import pytest
+from onnx_models import ModelBuilder, assert_close, random_input, run_onnxruntime
+
+from dualsparse import Engine, InvalidInputError
+from dualsparse.engine import _split
+
+
+def speech_network(column_gate: bool = False) -> ModelBuilder:
+    """A small network with the layers of the study's: two convolutions with pools, a gate, two linear layers."""
+    builder = ModelBuilder((1, 16, 16), seed=3)
+    builder.conv(64, (3, 3), density=0.5).node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().node("Relu")
+    builder.conv(16, (3, 3)).node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().node("Relu")
+    # At most 4 of 64 input channels per output and tap.
+    weight = next(t for t in builder.constants if list(t.dims) == [16, 64, 3, 3])
+    values = onnx.numpy_helper.to_array(weight).copy()
+    order = np.argsort(np.abs(values), axis=1)
+    np.put_along_axis(values, order[:, :60], 0, axis=1)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    if column_gate:
+        builder.column_gate(10, 4, 1)
+    return builder.flatten().gemm(20, density=0.2).node("Relu").gemm(5)
+
+
+def quantised_by_onnxruntime(builder: ModelBuilder, folder: Path, **options: object) -> bytes:
+    """Return the QDQ model that ONNX Runtime's own tool makes, calibrated on random inputs."""
+
+    class Samples(onnxruntime.quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.samples = iter([{"input": random_input(builder, 20, seed)} for seed in range(3)])
+
+        def get_next(self) -> dict | None:
+            return next(self.samples, None)
+
+    source, target = builder.save(folder / "float.onnx"), folder / "int8.onnx"
+    onnxruntime.quantization.quantize_static(source, target, Samples(), per_channel=True, **options)
+    return target.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def float_file(tmp_path_factory) -> Path:
+    return speech_network().save(tmp_path_factory.mktemp("models") / "float.onnx")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 15, 16, 17, 64, 257])
+def test_batch_sizes_and_threads_do_not_change_results(float_file: Path, batch_size: int):
+    x = random_input(speech_network(), batch_size)
+    expected = run_onnxruntime(float_file.read_bytes(), x)
+    for threads in (1, 2, 3):
+        engine = Engine.from_onnx(float_file, batch_size, threads)
+        assert engine.threads <= min(threads, batch_size)
+        assert_close(engine.run(x), expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 257])
+@pytest.mark.parametrize("threads", [1, 2, 5, 300])
+def test_split_covers_every_sample_once(batch_size: int, threads: int):
+    chunks = _split(batch_size, threads)
+    assert [sample for start, stop in chunks for sample in range(start, stop)] == list(range(batch_size))
+    assert len(chunks) <= threads
+    assert all(stop > start for start, stop in chunks)
+
+
+@pytest.mark.parametrize(
+    ("column_gate", "tool_options"),
+    [
+        (False, {}),
+        (False, {"op_types_to_quantize": ["Conv", "Gemm"], "extra_options": {"WeightSymmetric": True}}),
+        # Given leave, the tool rounds the gate's energies to 8 bits, which makes ties: another network.
+        (True, {"op_types_to_quantize": ["Conv", "Gemm", "MaxPool", "Relu"]}),
+    ],
+)
+def test_files_of_onnxruntimes_quantiser(tmp_path: Path, column_gate: bool, tool_options: dict):
+    builder = speech_network(column_gate)
+    content = quantised_by_onnxruntime(builder, tmp_path, **tool_options)
+    x = random_input(builder, 40, seed=9)
+    (tmp_path / "model.onnx").write_bytes(content)
+    engine = Engine.from_onnx(tmp_path / "model.onnx", 40)
+    assert (engine.precision, len(engine.plan.steps)) == ("int8", 1)
+    exact = run_onnxruntime(builder.content(), x)
+    expected = run_onnxruntime(content, x)
+    found = engine.run(x)
+    step = np.abs(exact).max() / 128
+    assert np.abs(found - expected).max() <= 4 * step
+    # Rounding once where the file rounds repeatedly must not lose accuracy.
+    assert np.abs(found - exact).mean() <= 1.1 * np.abs(expected - exact).mean()
+
+
+def test_int8_kernels_of_every_instruction_set_give_the_same_bits(tmp_path: Path):
+    builder = speech_network(column_gate=True)
+    path = tmp_path / "model.onnx"
+    options = {"op_types_to_quantize": ["Conv", "Gemm"]}
+    path.write_bytes(quantised_by_onnxruntime(builder, tmp_path, **options))
+    x = random_input(builder, 33)
+    best = Engine.from_onnx(path, 33)
+    portable = Engine.from_onnx(path, 33, instruction_set="portable")
+    assert portable.kernels == ["portable"] * 4
+    assert portable.instruction_set == "portable"
+    assert np.array_equal(best.run(x), portable.run(x))
+
+
+def test_concurrent_calls(float_file: Path):
+    engine = Engine.from_onnx(float_file, 20, threads=2)
+    inputs = [random_input(speech_network(), 20, seed) for seed in range(40)]
+    expected = [engine.run(x) for x in inputs]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(engine.run, inputs))
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_result_belongs_to_the_caller(float_file: Path):
+    engine = Engine.from_onnx(float_file, 2)
+    first = engine.run(random_input(speech_network(), 2, 1))
+    kept = first.copy()
+    engine.run(random_input(speech_network(), 2, 2))
+    assert np.array_equal(first, kept)
+
+
+def test_input_that_is_not_contiguous(float_file: Path):
+    engine = Engine.from_onnx(float_file, 2)
+    x = random_input(speech_network(), 4)
+    assert np.array_equal(engine.run(x[::2]), engine.run(x[::2].copy()))
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.zeros((2, 1, 16, 16)),
+        np.zeros((2, 1, 16, 16), np.int32),
+        np.zeros((1, 1, 16, 16), np.float32),
+        np.zeros((2, 16, 16), np.float32),
+        [[0.0]],
+        None,
+    ],
+)
+def test_wrong_type_or_shape_is_refused(float_file: Path, x: object):
+    with pytest.raises(InvalidInputError, match="expected a float32 array of the shape"):
+        Engine.from_onnx(float_file, 2).run(x)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(0, 0, 0, 0), (19, 0, 15, 15)])
+def test_values_that_are_not_finite_are_refused(float_file: Path, value: float, place: tuple[int, ...]):
+    x = random_input(speech_network(), 20)
+    x[place] = value
+    with pytest.raises(InvalidInputError, match="the input holds a value that is not finite"):
+        Engine.from_onnx(float_file, 20, threads=2).run(x)
+
+
+def test_overflow_inside_the_network_is_refused(tmp_path: Path):
+    builder = ModelBuilder((1, 6, 6)).conv(3, (3, 3)).node("AveragePool", kernel_shape=[2, 2]).infer().flatten().gemm(2)
+    engine = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 1)
+    with pytest.raises(InvalidInputError, match="leads to an activation that is not finite"):
+        engine.run(np.full((1, 1, 6, 6), 3e38, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size = 0, expected a positive whole number"),
+        ({"batch_size": 2.5}, "batch_size = 2.5"),
+        ({"threads": 0}, "threads = 0"),
+        ({"threads": "2"}, "threads = '2'"),
+        ({"instruction_set": "mmx"}, "instruction_set = 'mmx', expected one of"),
+    ],
+)
+def test_wrong_settings_are_refused(float_file: Path, settings: dict, message: str):
+    with pytest.raises(InvalidInputError, match=message):
+        Engine.from_onnx(float_file, **settings)
+
+
+def test_instruction_set_that_the_cpu_lacks_is_refused(float_file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dualsparse.engine.host_features", lambda: frozenset({"sse2"}))
+    with pytest.raises(InvalidInputError, match="this CPU lacks avx512"):
+        Engine.from_onnx(float_file, 1, instruction_set="avx512")
+
+
+def test_explain_tells_kernels_sparsity_and_work(tmp_path: Path):
+    builder = speech_network(column_gate=True)
+    path = builder.save(tmp_path / "model.onnx")
+    engine = Engine.from_onnx(path, 4, instruction_set="portable")
+    layers = engine.layers()
+    assert [layer.pattern.name for layer in layers] == ["unstructured", "n_of_64", "unstructured", "dense"]
+    assert layers[0].macs == 64 * 9 * 14 * 14
+    assert layers[1].macs == 64 * 16 * 9 * 4 * 4
+    # One of two columns, and 4 of 64 weights, are computed.
+    assert layers[1].remaining_macs == layers[1].macs // 16 // 2
+    assert all(layer.measured_us > 0 for layer in layers)
+    text = engine.explain()
+    assert "4 of 64" in text
+    assert "column gate: 1 of 2 columns of conv3 are computed" in text
+    assert "no fast kernel, runs portably: conv0, conv3" in text
+
+
+def test_explain_names_operators_that_are_not_fused(tmp_path: Path):
+    builder = ModelBuilder((4, 6, 6)).conv(3, (3, 3)).node("Relu").k_winners(9).node("GlobalAveragePool").infer()
+    text = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 1).explain(measure=False)
+    assert "not fused, runs in NumPy: mul8 (KWinners), globalaveragepool9 (GlobalAveragePool)" in text

@@ -1,0 +1,380 @@
+"""What is read from ONNX files: fusion, patterns, every operator; and what is refused, with which sentence."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx_models import ModelBuilder, assert_close, random_input, run_onnxruntime
+
+from dualsparse import Engine, InvalidInputError, InvalidModelError, UnsupportedModelError
+from dualsparse.graph import Graph
+from dualsparse.onnx_import import import_bytes, import_onnx
+from dualsparse.patterns import recognise
+from dualsparse.plan import LayerStep, Plan, make_plan
+
+
+def load(builder: ModelBuilder, batch_size: int | None = None) -> Graph:
+    return import_bytes(builder.content(), "model.onnx", batch_size)
+
+
+def plan(builder: ModelBuilder, batch_size: int = 2) -> Plan:
+    return make_plan(load(builder, batch_size))
+
+
+def check_against_onnxruntime(builder: ModelBuilder, batch_size: int = 3) -> Plan:
+    """Run a float model with both; return our plan."""
+    x = random_input(builder, batch_size)
+    made = plan(builder, batch_size)
+    assert_close(Engine(made, 1, "portable").run(x), run_onnxruntime(builder.content(), x))
+    return made
+
+
+def layer_count(made: Plan) -> list[int]:
+    """The number of layers of each step; 0 for an operator that is not fused."""
+    return [len(step.layers) if isinstance(step, LayerStep) else 0 for step in made.steps]
+
+
+# --- fusion ---------------------------------------------------------------------------------------------------------
+
+
+def test_whole_network_becomes_one_sequence():
+    builder = ModelBuilder((1, 12, 12))
+    builder.conv(4, (3, 3)).batch_norm().node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().node("Relu")
+    builder.conv(6, (3, 3)).node("Relu").flatten().gemm(10).node("Relu").gemm(3)
+    assert layer_count(check_against_onnxruntime(builder)) == [4]
+
+
+def test_normalisation_with_a_negative_factor_stays_behind_its_pool():
+    builder = ModelBuilder((1, 8, 8))
+    builder.conv(4, (3, 3)).node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer()
+    negative = builder.constant(np.array([-1, 2, 3, 4], np.float32).reshape(4, 1, 1))
+    builder.node("Mul", builder.tensor, negative)
+    assert layer_count(check_against_onnxruntime(builder)) == [1, 0]
+
+
+def test_normalisation_behind_a_relu_is_not_folded():
+    builder = ModelBuilder((1, 8, 8)).conv(4, (3, 3)).node("Relu").batch_norm()
+    assert layer_count(check_against_onnxruntime(builder)) == [1, 0]
+
+
+def test_overlapping_pool_is_not_fused():
+    builder = ModelBuilder((1, 9, 9)).conv(4, (3, 3)).node("MaxPool", kernel_shape=[3, 3], strides=[2, 2]).infer()
+    assert layer_count(check_against_onnxruntime(builder)) == [1, 0]
+
+
+def test_residual_sum_keeps_both_branches():
+    builder = ModelBuilder((3, 8, 8)).conv(4, (3, 3), pads=[1, 1, 1, 1])
+    shortcut = builder.tensor
+    builder.node("Relu").conv(4, (3, 3), pads=[1, 1, 1, 1]).node("Add", builder.tensor, shortcut).node("Relu")
+    builder.node("GlobalAveragePool").infer().flatten().gemm(5)
+    assert layer_count(check_against_onnxruntime(builder)) == [1, 0, 1, 0, 0, 0, 0, 1]
+
+
+def test_bias_added_behind_a_matrix_product_is_fused():
+    builder = ModelBuilder((7,))
+    builder.node("MatMul", "input", builder.constant(builder.weights(7, 5)))
+    builder.shape = (5,)
+    builder.node("Add", builder.constant(builder.weights(5)), builder.tensor).node("Relu")
+    assert layer_count(check_against_onnxruntime(builder)) == [1]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 4])
+def test_column_gate_is_recognised(keep: int):
+    builder = ModelBuilder((1, 12, 18))
+    builder.conv(4, (5, 3)).node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().node("Relu")
+    assert builder.shape == (4, 4, 8)
+    builder.column_gate(4, 2, keep).flatten().gemm(5)
+    made = check_against_onnxruntime(builder)
+    assert layer_count(made) == [2]
+    gate = made.steps[0].gate
+    assert (gate.kernel_width, gate.stride_width, gate.keep, gate.columns, gate.layer_index) == (4, 2, keep, 8, 0)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5), (30,)])
+def test_k_winners_are_one_operator(shape: tuple[int, ...]):
+    builder = ModelBuilder(shape).k_winners(7)
+    made = check_against_onnxruntime(builder)
+    assert [step.node.op for step in made.steps] == ["KWinners"]
+
+
+# --- operators ------------------------------------------------------------------------------------------------------
+
+OPERATORS = {
+    "average pool with padding": lambda b: b.node(
+        "AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]
+    ),
+    "average pool, ceil": lambda b: b.node(
+        "AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 0, 0, 1], ceil_mode=1, count_include_pad=1
+    ),
+    "max pool, ceil": lambda b: b.node("MaxPool", kernel_shape=[2, 3], strides=[3, 2], ceil_mode=1),
+    "max pool, dilated": lambda b: b.node("MaxPool", kernel_shape=[2, 2], dilations=[2, 3]),
+    "max pool, same": lambda b: b.node("MaxPool", kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER"),
+    "global average": lambda b: b.node("GlobalAveragePool"),
+    "mean over the image": lambda b: b.node("ReduceMean", axes=[2, 3], keepdims=0),
+    "largest per channel": lambda b: b.node("ReduceMax", axes=[-1], keepdims=1),
+    "softmax over channels": lambda b: b.node("Softmax", axis=1),
+    "reshape": lambda b: b.node("Reshape", b.tensor, b.constant(np.array([0, -1, 2]))),
+    "squeeze, unsqueeze": lambda b: b.node("Unsqueeze", b.tensor, b.constant(np.array([-1]))).node(
+        "Squeeze", b.tensor, b.constant(np.array([4]))
+    ),
+    "slice": lambda b: b.node("Slice", b.tensor, *[b.constant(np.array(v)) for v in ([1, 0], [4, 99], [1, 3], [1, 2])]),
+    "gather": lambda b: b.node("Gather", b.tensor, b.constant(np.array([2, 0])), axis=2),
+    "product with a map": lambda b: b.node("Mul", b.tensor, b.constant(b.weights(1, 1, 6, 8))),
+    "constant minus input": lambda b: b.node("Sub", b.constant(np.float32(3)), b.tensor),
+    "quotient": lambda b: b.node("Div", b.tensor, b.constant(np.full((4, 1, 1), 3, np.float32))),
+    "matrix product of rows": lambda b: b.node("MatMul", b.tensor, b.constant(b.weights(8, 5))),
+    "identity, dropout": lambda b: b.node("Identity").node("Dropout").node("Relu"),
+    "smallest k": lambda b: b.node("TopK", b.tensor, b.constant(np.array([3])), outputs=2, axis=1, largest=0),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator_equals_onnxruntime(name: str):
+    builder = ModelBuilder((4, 6, 8))
+    OPERATORS[name](builder)
+    builder.shape = tuple(onnx_shape(builder))
+    check_against_onnxruntime(builder)
+
+
+def onnx_shape(builder: ModelBuilder) -> list[int]:
+    return list(run_onnxruntime(builder_without_shape(builder), random_input(builder, 1)).shape[1:])
+
+
+def builder_without_shape(builder: ModelBuilder) -> bytes:
+    model = builder.model()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    return model.SerializeToString()
+
+
+def test_shape_arithmetic_of_an_exporter_disappears():
+    builder = ModelBuilder((4, 6, 8))
+    builder.node("Shape", "input")
+    builder.node("Gather", builder.tensor, builder.constant(np.array(0)), axis=0)
+    builder.node("Unsqueeze", builder.tensor, builder.constant(np.array([0])))
+    builder.node("Concat", builder.tensor, builder.constant(np.array([-1])), axis=0)
+    builder.node("Reshape", "input", builder.tensor)
+    builder.shape = (192,)
+    builder.gemm(3)
+    assert layer_count(check_against_onnxruntime(builder)) == [0, 1]
+
+
+def test_depthwise_strided_dilated_and_one_dimensional_convolutions():
+    builder = ModelBuilder((6, 40))
+    builder.conv(12, (5,), groups=6, strides=[2], pads=[2, 1]).node("Relu")
+    builder.conv(5, (3,), dilations=[3]).node("Relu").node("MaxPool", kernel_shape=[2], strides=[2]).infer()
+    builder.flatten().gemm(4)
+    assert layer_count(check_against_onnxruntime(builder)) == [3]
+
+
+# --- quantised files ------------------------------------------------------------------------------------------------
+
+
+def quantised_network(dtype: type = np.uint8, zero_points: tuple[int, int] = (120, 0), opset: int = 13) -> ModelBuilder:
+    builder = ModelBuilder((2, 8, 8), opset=opset).quantize(0.03, zero_points[0], dtype)
+    weight = builder.quantized_weight(builder.weights(4, 2, 3, 3))
+    builder.node("Conv", builder.tensor, weight).infer().node("Relu").quantize(0.02, zero_points[1], dtype).flatten()
+    weight = builder.quantized_weight(builder.weights(builder.shape[0], 5), axis=1)
+    builder.node("MatMul", builder.tensor, weight)
+    builder.shape = (5,)
+    return builder
+
+
+@pytest.mark.parametrize(("dtype", "zero_points"), [(np.uint8, (120, 0)), (np.int8, (-8, -128))])
+def test_signed_and_unsigned_activations_give_the_same_layers(dtype: type, zero_points: tuple[int, int]):
+    builder = quantised_network(dtype, zero_points)
+    made = plan(builder)
+    assert layer_count(made) == [2]
+    first, second = made.steps[0].layers
+    assert (first.input_zero_point, first.output_zero_point, second.input_zero_point) == (120, 0, 0)
+    assert made.steps[0].quantization.zero_point == 120
+    assert second.output_float and not first.output_float
+    x = random_input(builder, 2)
+    expected = run_onnxruntime(builder.content(), x, optimise=False)
+    assert_close(Engine(made, 1, "portable").run(x), expected, tolerance=0.02)
+
+
+def test_sixteen_bit_activations_run_in_float():
+    builder = quantised_network(np.uint16, (30000, 0), opset=21)
+    made = plan(builder)
+    assert Engine(made, 1, "portable").precision == "fp32"
+    x = random_input(builder, 2)
+    expected = run_onnxruntime(builder.content(), x, optimise=False)
+    assert_close(Engine(made, 1, "portable").run(x), expected, tolerance=0.02)
+
+
+def test_asymmetric_weights_run_in_float():
+    builder = ModelBuilder((6,)).quantize(0.03, 128)
+    weight = builder.rng.integers(-128, 128, (5, 6)).astype(np.int8)
+    tensor = builder.tensor
+    names = builder.constant(weight), builder.constant(np.float32(0.01)), builder.constant(np.int8(3))
+    name = builder.node("DequantizeLinear", *names).tensor
+    builder.node("Gemm", tensor, name, transB=1)
+    builder.shape = (5,)
+    assert Engine(plan(builder), 1, "portable").precision == "fp32"
+    check_against_onnxruntime(builder)
+
+
+def test_repeated_rounding_on_one_grid_is_dropped():
+    builder = quantised_network()
+    once = layer_count(plan(builder))
+    builder = ModelBuilder((2, 8, 8)).quantize(0.03, 120)
+    weight = builder.quantized_weight(builder.weights(4, 2, 3, 3))
+    builder.node("Conv", builder.tensor, weight).infer().node("Relu").quantize(0.02, 0).flatten().quantize(0.02, 0)
+    weight = builder.quantized_weight(builder.weights(builder.shape[0], 5), axis=1)
+    builder.node("MatMul", builder.tensor, weight)
+    builder.shape = (5,)
+    assert layer_count(plan(builder)) == once
+
+
+def test_quantisation_that_clips_more_than_the_next_is_kept():
+    builder = ModelBuilder((2, 8, 8)).quantize(0.03, 120)
+    weight = builder.quantized_weight(builder.weights(4, 2, 3, 3))
+    builder.node("Conv", builder.tensor, weight).infer().quantize(0.001, 100)  # keeps -0.1 to 0.155
+    builder.node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().quantize(0.02, 100).flatten()
+    weight = builder.quantized_weight(builder.weights(builder.shape[0], 5), axis=1)
+    builder.node("MatMul", builder.tensor, weight)
+    builder.shape = (5,)
+    x = random_input(builder, 2)
+    expected = run_onnxruntime(builder.content(), x, optimise=False)
+    assert_close(Engine(plan(builder), 1, "portable").run(x), expected, tolerance=0.02)
+
+
+def test_integers_that_would_overflow_run_in_float():
+    builder = ModelBuilder((70000,)).quantize(0.03, 0)
+    weight = builder.quantized_weight(np.full((70000, 2), 1e-3, np.float32), axis=1)
+    builder.node("MatMul", builder.tensor, weight)
+    builder.shape = (2,)
+    assert Engine(plan(builder), 1, "portable").precision == "fp32"
+
+
+# --- patterns -------------------------------------------------------------------------------------------------------
+
+
+def pattern_mask(name: str, rng: np.random.Generator) -> np.ndarray:
+    """A mask [32 outputs, 128 inputs, 3, 3] with about 1/16 of the weights."""
+    mask = np.zeros((32, 128, 9), bool)
+    if name == "n_of_64":
+        for index in np.ndindex(32, 2, 9):
+            chosen = rng.choice(64, 4, replace=False)
+            mask[index[0], 64 * index[1] + chosen, index[2]] = True
+    elif name == "block4":
+        mask = np.repeat(rng.random((32, 32, 9)) < 1 / 16, 4, axis=1)
+    elif name == "block16":
+        mask = np.repeat(rng.random((2, 128, 9)) < 1 / 16, 16, axis=0)
+    elif name == "unstructured":
+        mask = rng.random(mask.shape) < 0.4
+    else:
+        mask[:] = True
+    return mask.reshape(32, 128, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["dense", "unstructured", "block4", "n_of_64", "block16"])
+def test_pattern_is_recognised(name: str):
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(32, 128, 3, 3)) * pattern_mask(name, rng)
+    assert recognise(weight, (128, 9, 9)).name == name
+
+
+def test_pattern_of_a_linear_layer_is_that_of_the_flattened_image():
+    rng = np.random.default_rng(0)
+    mask = pattern_mask("n_of_64", rng)
+    pattern = recognise(mask.reshape(32, -1), (128, 3, 3))
+    assert (pattern.name, pattern.n) == ("n_of_64", 4)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def two_inputs() -> onnx.ModelProto:
+    model = ModelBuilder((4,)).node("Relu").model()
+    model.graph.input.append(helper.make_tensor_value_info("second", TensorProto.FLOAT, [1, 4]))
+    return model
+
+
+def external_constant() -> onnx.ModelProto:
+    model = ModelBuilder((4,)).gemm(2).model()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": "../../weights.bin", "offset": "0", "length": "32"}.items():
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    return model
+
+
+REFUSED = {
+    "unknown operator": (ModelBuilder((4,)).node("Sigmoid").model, r"node 'sigmoid0' \(Sigmoid\).*not supported"),
+    "foreign operator": (
+        lambda: with_domain(ModelBuilder((4,)).node("Gelu").model()),
+        r"node 'gelu0' \(Gelu\).*not supported",
+    ),
+    "softmax over the batch": (ModelBuilder((4,)).node("Softmax", axis=0).model, "mixes samples"),
+    "transposed input": (
+        lambda: transposed_input().model(),
+        "transA = 1, which mixes the samples",
+    ),
+    "reshape across samples": (
+        lambda: reshaped([-1, 2]).model(),
+        "mixes the samples",
+    ),
+    "two inputs": (two_inputs, "2 inputs and 1 outputs"),
+    "old opset": (lambda: ModelBuilder((4,), opset=11).node("Relu").model(), "opset 11, expected 13 to"),
+    "volume": (lambda: ModelBuilder((1, 4, 4, 4)).node("Relu").model(), "5 axes, expected 2 to 4"),
+    "indices of TopK": (lambda: topk_indices().model(), "reads 'tensor0.1', which nothing computes"),
+    "constants in another file": (external_constant, "not a valid ONNX model|lies in another file"),
+}
+
+
+def with_domain(model: onnx.ModelProto) -> onnx.ModelProto:
+    model.graph.node[0].domain = "com.example"
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    return model
+
+
+def transposed_input() -> ModelBuilder:
+    builder = ModelBuilder((4,), batch=4)
+    builder.node("Gemm", "input", builder.constant(builder.weights(4, 4)), transA=1)
+    return builder
+
+
+def reshaped(target: list[int]) -> ModelBuilder:
+    builder = ModelBuilder((4,), batch=4)
+    builder.node("Reshape", "input", builder.constant(np.array(target)))
+    builder.shape = (2,)
+    return builder
+
+
+def topk_indices() -> ModelBuilder:
+    builder = ModelBuilder((4,))
+    builder.node("TopK", "input", builder.constant(np.array([2])), outputs=2, axis=1)
+    return builder.node("Cast", f"{builder.tensor}.1", to=TensorProto.FLOAT)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_one_sentence(name: str):
+    make, message = REFUSED[name]
+    with pytest.raises((UnsupportedModelError, InvalidModelError), match=message) as caught:
+        import_bytes(make().SerializeToString(), "model.onnx")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("model.onnx")
+
+
+def test_weights_that_are_not_finite_are_refused():
+    builder = ModelBuilder((2,))
+    builder.node("MatMul", "input", builder.constant(np.array([[1, np.nan], [0, 1]], np.float32)))
+    builder.shape = (2,)
+    with pytest.raises(InvalidModelError, match="not finite"):
+        load(builder)
+
+
+def test_batch_size_comes_from_the_file_or_the_caller():
+    assert load(ModelBuilder((4,)).node("Relu")).batch_size == 1
+    assert load(ModelBuilder((4,)).node("Relu"), 9).batch_size == 9
+    assert load(ModelBuilder((4,), batch=5).node("Relu")).batch_size == 5
+    with pytest.raises(InvalidInputError, match="made for a batch size of 5, but 9"):
+        load(ModelBuilder((4,), batch=5).node("Relu"), 9)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        import_onnx(tmp_path / "missing.onnx")
