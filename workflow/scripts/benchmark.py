@@ -5,14 +5,13 @@ hangs, fills the memory or computes something else has a row with that status an
 input of this program itself is an error.
 
 Every layout runs in fresh processes, each pinned to its cores, one case at a time on the machine (a lock guards that).
-It needs nothing but NumPy, and that only for the reference computation.
 """
 
 import argparse
 import fcntl
 import json
 import os
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import reference_computation
 from engine_process import STATUSES, Outcome, run_instances
 from engines import engine_class, engine_names
 from files import InputError, atomic_path, read_json, run_program, sha256
@@ -30,8 +30,7 @@ from topology import Layout, plan_layouts, read_cpus, read_quota
 PRECISIONS = ("fp32", "bf16", "int8")
 #: Percentile: the smallest sample that supports it, as MLPerf's load generator has it.
 PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
-REFERENCE_SIZE = 512
-REFERENCE_SECONDS = 0.15
+REFERENCE_COMPUTATION = Path(reference_computation.__file__)
 
 
 @dataclass(frozen=True)
@@ -85,28 +84,20 @@ def alone_on_the_machine() -> Iterator[None]:
         yield
 
 
-def reference_gflops(cpu: int, seconds: float = REFERENCE_SECONDS) -> float:
-    """Return the speed of a fixed computation on `cpu`: the median of FP32 matrix products that stay in its cache.
+def reference_gflops(cpu: int) -> float:
+    """Return the speed of the reference computation on `cpu`, which shows how the machine drifts."""
+    command = [sys.executable, str(REFERENCE_COMPUTATION), str(cpu)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
-    The same for every engine and round, it shows how the machine drifts (clock, neighbours). This process is pinned
-    for it before NumPy is imported, so that its BLAS has one thread.
+
+def memory_limit_gib(measure: Measure) -> float:
+    """Return what one process may allocate: the limit that was set, or nearly all the memory of the machine.
+
+    Beyond that the kernel would end some process, and not always the greedy one.
     """
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
-    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        import numpy as np
-
-        matrix = np.random.default_rng(0).standard_normal((REFERENCE_SIZE, REFERENCE_SIZE), np.float32)
-        result = np.empty_like(matrix)
-        times = []
-        end = time.perf_counter() + seconds
-        while (begin := time.perf_counter()) < end or len(times) < 5:
-            np.matmul(matrix, matrix, out=result)
-            times.append(time.perf_counter() - begin)
-    finally:
-        os.sched_setaffinity(0, allowed)
-    return 2 * REFERENCE_SIZE**3 / statistics.median(times) / 1e9
+    if measure.memory_limit_gib is not None:
+        return measure.memory_limit_gib
+    return 0.9 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
 def model_sha256(model: Path) -> str:
@@ -202,7 +193,7 @@ def measure_layout(
         "instances": layout.instances,
         "threads": layout.threads,
         "cpus": [list(cpus) for cpus in layout.cpu_sets],
-        "reference_gflops": round(reference_gflops(layout.cpu_sets[0][0]), 2),
+        "reference_gflops": reference_gflops(layout.cpu_sets[0][0]),
         **machine_state(layout.cpu_sets[0][0]),
     }
     begin, busy = time.monotonic(), busy_seconds()
@@ -213,7 +204,7 @@ def measure_layout(
         layout.cpu_sets,
         timeout_s=measure.timeout_s,
         cache=cache,
-        memory_gib=measure.memory_limit_gib,
+        memory_gib=memory_limit_gib(measure),
     )
     row["wall_s"] = round(time.monotonic() - begin, 3)
     after = os.times()
