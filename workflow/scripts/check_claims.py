@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from figures import (
+from files import InputError, atomic_path, run_program
+from measurements import (
     data_title,
     dense_network,
     engine_title,
@@ -27,7 +28,6 @@ from figures import (
     sparse_networks,
     why_missing,
 )
-from files import InputError, atomic_path, run_program
 from ratios import Estimate, median_interval, ratio, throughput
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not measurable here"

@@ -4,25 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from figures import (
-    Row,
+from figures import Row, draw_rows, heading, keys, layout_note, new_figure, nothing, save, speed_bar
+from measurements import (
     dense_network,
-    draw_rows,
     engine_title,
-    heading,
     in_order,
     in_precision_order,
-    keys,
-    layout_note,
     load_benchmarks,
     load_networks,
-    new_figure,
-    nothing,
     origin,
     precision_title,
-    save,
     select,
-    speed_bar,
 )
 
 

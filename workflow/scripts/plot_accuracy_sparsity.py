@@ -6,20 +6,9 @@ from pathlib import Path
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter
 
-from figures import (
-    QUIET,
-    data_title,
-    dense_network,
-    heading,
-    load_networks,
-    load_specs,
-    network_kind,
-    new_figure,
-    save,
-    select,
-    sparsity_axis,
-)
+from figures import QUIET, heading, new_figure, save, sparsity_axis
 from files import run_program
+from measurements import data_title, dense_network, load_networks, load_specs, network_kind, select
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,33 +1,16 @@
 """Figure 2: how much faster the dense network runs at batch size 64 than at 1, per engine."""
 
 from dense_throughput import case_title, unquantised
-from figures import (
-    Bar,
-    Row,
-    dense_network,
-    draw_rows,
-    engine_colour,
-    figure_parser,
-    heading,
-    keys,
-    load_benchmarks,
-    load_networks,
-    new_figure,
-    nothing,
-    origin,
-    save,
-    select,
-    times,
-    why_missing,
-)
+from figures import Bar, Row, draw_rows, engine_colour, heading, keys, new_figure, nothing, save
 from files import run_program
+from measurements import dense_network, input_parser, load_benchmarks, load_networks, origin, select, times, why_missing
 from ratios import ratio, throughput
 
 SMALL, LARGE = 1, 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = figure_parser(__doc__).parse_args(arguments)
+    options = input_parser(__doc__).parse_args(arguments)
     networks = load_networks(options.networks)
     benchmarks = load_benchmarks(options.benchmarks)
     cases = select(benchmarks, network=dense_network(networks))

@@ -1,12 +1,12 @@
 """Figure 1a: throughput of the dense network at batch size 1, per engine, on one thread and the whole processor."""
 
 from dense_throughput import plot
-from figures import figure_parser
 from files import run_program
+from measurements import input_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = figure_parser(__doc__).parse_args(arguments)
+    options = input_parser(__doc__).parse_args(arguments)
     plot(options.benchmarks, options.networks, 1, options.out)
 
 

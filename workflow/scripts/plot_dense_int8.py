@@ -1,34 +1,27 @@
 """Figure 3: dense INT8 throughput per engine, whole processor, batch size 64, against the published FPGA network."""
 
-from figures import (
-    Row,
+from figures import Row, draw_rows, heading, keys, new_figure, published_row, save, speed_bar
+from files import run_program
+from measurements import (
     dense_network,
-    draw_rows,
     engine_title,
-    figure_parser,
-    heading,
     in_order,
-    keys,
+    input_parser,
     load_benchmarks,
     load_networks,
     load_published,
-    new_figure,
     origin,
     precision_title,
-    published_row,
-    save,
     select,
-    speed_bar,
     times,
 )
-from files import run_program
 from ratios import ratio
 
 BATCH_SIZE = 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = figure_parser(__doc__, published=True).parse_args(arguments)
+    options = input_parser(__doc__, published=True).parse_args(arguments)
     networks = load_networks(options.networks)
     benchmarks = load_benchmarks(options.benchmarks)
     published = select(load_published(options.published), network="dense")

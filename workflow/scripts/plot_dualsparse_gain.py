@@ -4,27 +4,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from figures import (
-    Bar,
-    Row,
+from figures import Bar, Row, draw_rows, heading, new_figure, nothing, save, speed_bar
+from files import run_program
+from measurements import (
     dense_network,
-    draw_rows,
     engine_title,
-    figure_parser,
-    heading,
+    input_parser,
     load_accuracies,
     load_benchmarks,
     load_networks,
     load_specs,
-    new_figure,
-    nothing,
     origin,
-    save,
     select,
-    speed_bar,
     times,
 )
-from files import run_program
 from ratios import ratio, throughput
 from sparse_gains import accuracy
 
@@ -90,7 +83,7 @@ def bar_of_step(chain: list[tuple[str, str, pd.DataFrame]], number: int, correct
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = figure_parser(__doc__)
+    parser = input_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
     parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv: accuracy of every artefact")
     options = parser.parse_args(arguments)

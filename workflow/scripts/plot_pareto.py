@@ -5,27 +5,19 @@ from pathlib import Path
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from figures import (
-    FONT,
-    INK,
-    QUIET,
-    engine_colour,
+from figures import FONT, INK, QUIET, engine_colour, heading, new_figure, nothing, save, tick_label
+from files import run_program
+from measurements import (
     engine_title,
-    figure_parser,
-    heading,
     in_order,
+    input_parser,
     load_accuracies,
     load_benchmarks,
     load_networks,
-    new_figure,
-    nothing,
     origin,
     precision_title,
-    save,
     select,
-    tick_label,
 )
-from files import run_program
 from ratios import throughput
 from sparse_gains import accuracy
 
@@ -45,7 +37,7 @@ def front(points: list[dict]) -> list[dict]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = figure_parser(__doc__)
+    parser = input_parser(__doc__)
     parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv: accuracy of every artefact")
     options = parser.parse_args(arguments)
     networks = load_networks(options.networks)

@@ -2,28 +2,20 @@
 
 import math
 
-from figures import (
-    PUBLISHED_COLOUR,
-    Bar,
-    Row,
-    draw_rows,
-    engine_colour,
+from figures import PUBLISHED_COLOUR, Bar, Row, draw_rows, engine_colour, heading, keys, new_figure, save
+from files import run_program
+from measurements import (
     engine_title,
-    figure_parser,
-    heading,
-    keys,
+    input_parser,
     load_benchmarks,
     load_networks,
     load_published,
-    new_figure,
     origin,
     precision_title,
-    save,
     select,
     times,
     why_missing,
 )
-from files import run_program
 from ratios import Estimate
 from sparse_gains import best_gains, mac_gain
 
@@ -31,7 +23,7 @@ BATCH_SIZE = 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = figure_parser(__doc__, published=True).parse_args(arguments)
+    options = input_parser(__doc__, published=True).parse_args(arguments)
     networks = load_networks(options.networks)
     benchmarks = load_benchmarks(options.benchmarks)
     chip = select(load_published(options.published), scope="full chip").set_index("network")["throughput_words_per_s"]

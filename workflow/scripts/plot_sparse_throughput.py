@@ -2,32 +2,25 @@
 
 from pathlib import Path
 
-from figures import (
-    Row,
-    draw_rows,
+from figures import Row, draw_rows, heading, keys, new_figure, published_row, save, speed_bar
+from files import run_program
+from measurements import (
     engine_title,
-    figure_parser,
-    heading,
-    keys,
+    input_parser,
     load_accuracies,
     load_benchmarks,
     load_networks,
     load_published,
-    new_figure,
     origin,
     precision_title,
-    published_row,
-    save,
-    speed_bar,
 )
-from files import run_program
 from sparse_gains import accuracy, best_sparse
 
 BATCH_SIZE = 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = figure_parser(__doc__, published=True)
+    parser = input_parser(__doc__, published=True)
     parser.add_argument("--accuracies", type=Path, help="accuracies.csv: accuracy of every artefact")
     options = parser.parse_args(arguments)
     networks = load_networks(options.networks)

@@ -5,29 +5,22 @@ from pathlib import Path
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from figures import (
-    QUIET,
+from figures import QUIET, engine_colour, heading, new_figure, nothing, save, sparsity_axis, tick_label
+from files import run_program
+from measurements import (
     dense_network,
-    engine_colour,
     engine_title,
-    figure_parser,
-    heading,
     in_order,
     in_precision_order,
+    input_parser,
     load_benchmarks,
     load_networks,
     load_specs,
-    new_figure,
-    nothing,
     origin,
     precision_title,
-    save,
     select,
     sparse_networks,
-    sparsity_axis,
-    tick_label,
 )
-from files import run_program
 from ratios import throughput
 
 BATCH_SIZE = 64
@@ -36,7 +29,7 @@ FILLED = {"dense", "unstructured"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = figure_parser(__doc__)
+    parser = input_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
     options = parser.parse_args(arguments)
     networks = load_networks(options.networks)

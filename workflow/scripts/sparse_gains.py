@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from figures import dense_network, in_order, in_precision_order, select, sparse_networks
+from measurements import dense_network, in_order, in_precision_order, select, sparse_networks
 from ratios import Estimate, ratio, throughput
 
 

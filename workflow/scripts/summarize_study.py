@@ -10,7 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from check_claims import COLUMNS, CONFIRMED, REFUTED, STUDY_ENGINES, UNDECIDED
-from figures import (
+from files import InputError, atomic_path, run_program
+from measurements import (
+    OURS,
     data_title,
     dense_network,
     engine_title,
@@ -25,12 +27,10 @@ from figures import (
     times,
     with_interval,
 )
-from files import InputError, atomic_path, run_program
 from ratios import Estimate, ratio, throughput
 from sparse_gains import accuracy, best_gains, best_sparse
 
 BATCH_SIZES = (1, 64)
-OURS = "dualsparse"
 
 
 def escaped(text: str) -> str:

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from figures import (
+from files import run_program
+from html_table import Cell, write_table
+from measurements import (
     engine_title,
-    figure_parser,
     in_order,
     in_precision_order,
+    input_parser,
     kilo,
     load_accuracies,
     load_benchmarks,
@@ -19,8 +21,6 @@ from figures import (
     why_missing,
     with_interval,
 )
-from files import run_program
-from html_table import Cell, write_table
 from ratios import by_round, throughput
 from sparse_gains import accuracy, work_left
 
@@ -43,7 +43,7 @@ TEXT = {"Engine", "Network", "Precision", "Status"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = figure_parser(__doc__)
+    parser = input_parser(__doc__)
     parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv: accuracy of every artefact")
     options = parser.parse_args(arguments)
     networks = load_networks(options.networks)

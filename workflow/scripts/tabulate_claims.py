@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from check_claims import COLUMNS, CONFIRMED, REFUTED
-from figures import load_table
 from files import run_program
 from html_table import Cell, write_table
+from measurements import load_table
 
 VERDICT_STYLES = {CONFIRMED: "good", REFUTED: "bad"}
 

@@ -2,19 +2,19 @@
 
 import pandas as pd
 
-from figures import (
+from files import run_program
+from html_table import Cell, write_table
+from measurements import (
     engine_title,
-    figure_parser,
     in_order,
     in_precision_order,
+    input_parser,
     load_benchmarks,
     origin,
     precision_title,
     select,
     why_missing,
 )
-from files import run_program
-from html_table import Cell, write_table
 
 HEADER = [
     "Engine",
@@ -36,7 +36,7 @@ def told(rows: pd.DataFrame, column: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = figure_parser(__doc__, networks=False).parse_args(arguments)
+    options = input_parser(__doc__, networks=False).parse_args(arguments)
     benchmarks = load_benchmarks(options.benchmarks, executed=True)
     rows = []
     for engine in in_order(benchmarks["engine"]):

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from figures import (
+from files import run_program
+from html_table import Cell, write_table
+from measurements import (
     data_title,
     dense_network,
     engine_title,
-    figure_parser,
     in_order,
     in_precision_order,
+    input_parser,
     kilo,
     load_benchmarks,
     load_networks,
@@ -18,8 +20,6 @@ from figures import (
     select,
     times,
 )
-from files import run_program
-from html_table import Cell, write_table
 from ratios import ratio
 from sparse_gains import mac_gain, work_left
 
@@ -27,7 +27,7 @@ BATCH_SIZE = 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = figure_parser(__doc__)
+    parser = input_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
     options = parser.parse_args(arguments)
     networks = load_networks(options.networks)
