@@ -126,7 +126,7 @@ def test_without_a_checksum_the_content_s_own_is_told(
 ) -> None:
     download_dataset.main(["--url", server.url, "--out", str(tmp_path / "archive.tar.gz")])
     assert (tmp_path / "archive.tar.gz").read_bytes() == CONTENT
-    assert f"taken on trust, its sha256 is {CHECKSUM}" in capsys.readouterr().err
+    assert f"not checked, sha256 {CHECKSUM}" in capsys.readouterr().err
 
 
 def test_unreachable_addresses_are_one_sentence(server: Server, tmp_path: Path) -> None:
