@@ -22,7 +22,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from files import InputError, atomic_path, run_program
-from quantization import activation_ranges, batch_size_of, load_calibration, load_model, parse_arguments
+from quantization import activation_ranges, batch_size_of, int8_weights, load_calibration, load_model, parse_arguments
 
 #: The integer counterparts, and the axis of the weights that counts output channels.
 INTEGER_OPERATORS = {"Conv": ("ConvInteger", 0), "MatMul": ("MatMulInteger", 1)}
@@ -39,14 +39,6 @@ def uint8_parameters(low: float, high: float) -> tuple[np.float32, np.uint8]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32((high - low) / 255 or 1.0)
     return scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255))
-
-
-def int8_weights(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return symmetric int8 weights and their float32 scales, one per index of `axis` (shape broadcasts)."""
-    other_axes = tuple(index for index in range(weights.ndim) if index != axis)
-    largest = np.abs(weights).max(axis=other_axes, keepdims=True)
-    scales = (np.where(largest > 0, largest, 1.0) / 127).astype(np.float32)
-    return np.rint(weights / scales).astype(np.int8), scales
 
 
 def integer_model(

@@ -10,22 +10,26 @@ from .protocol import ONNX, Engine, Execution, UnsupportedCase
 
 
 class Adapter(Engine):
-    title: ClassVar[str] = "DeepSparse"
-    environment: ClassVar[str] = "deepsparse"
-    models: ClassVar[dict[str, str]] = {
+    title = "DeepSparse"
+    environment = "deepsparse"
+    models: ClassVar = {
         "fp32": ONNX,
         "int8": "quantize_deepsparse/{data}/{network}/seed{seed}/batch{batch_size}.onnx",
     }
 
-    def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
+    def prepare(self, threads: int) -> None:
         # Read at import. Without it the engine reports every start to its maker's server, which waits for a timeout
         # where there is no network.
         os.environ["NM_DISABLE_ANALYTICS"] = "True"
         import deepsparse
+
+        self.deepsparse = deepsparse
+
+    def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
         import onnx
 
         try:
-            self.engine = deepsparse.Engine(str(model), batch_size=batch_size, num_cores=threads)
+            self.engine = self.deepsparse.Engine(str(model), batch_size=batch_size, num_cores=threads)
         except (RuntimeError, ValueError) as error:
             raise UnsupportedCase(f"DeepSparse refuses the model: {error}") from error
         share = self.engine.fraction_of_supported_ops
@@ -44,11 +48,9 @@ class Adapter(Engine):
         return self.engine.run([x], val_inp=False)[0]
 
     def execution(self) -> Execution:
-        import deepsparse
-
         vnni = self.engine.cpu_vnni and self.precision == "int8"
         return Execution(
-            version=deepsparse.__version__,
+            version=self.deepsparse.__version__,
             threads=self.engine.num_cores,
             precision=self.precision,
             instruction_set=f"{self.engine.cpu_avx_type}{' VNNI' if vnni else ''}".upper().replace("AVX512", "AVX-512"),

@@ -1,0 +1,15 @@
+"""Write an ONNX network as a full-integer INT8 LiteRT file, calibrated on training clips (see convert_litert.py)."""
+
+from convert_litert import convert
+from files import run_program
+from quantization import parse_arguments
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(__doc__, arguments)
+    convert(options.model, options.out, options.calibration)
+    print(f"{options.out}: INT8")
+
+
+if __name__ == "__main__":
+    run_program(main)
