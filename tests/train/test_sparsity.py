@@ -202,7 +202,7 @@ def test_check_refuses_a_network_that_diverged(model):
         {"sparsity": 0.95},
         {"sparsity": {"conv1": 0.5, "linear2": 0.0}, "pattern": "block16"},
         {"start": "dense", "sparsity": {"conv2": 0.9375, "linear1": 0.9375}, "pattern": "n_of_64", "column_gate": 2},
-        {"k_winners": {"act1": 0.095, "act3": 1}},
+        {"k_winners": {"act1": 0.095, "act3": 1}, "column_gate": "pair"},
     ],
 )
 def test_good_specs_pass(spec):
@@ -228,10 +228,11 @@ def test_good_specs_pass(spec):
         ({"k_winners": {"act3": 0}}, r"density above 0"),
         ({"k_winners": {"act4": 0.1}}, r"activation 'act4' does not exist"),
         ({"k_winners": 0.1}, r"a density for each activation"),
-        ({"column_gate": 0}, r"here\.column_gate: .* 1 to 5, got 0"),
-        ({"column_gate": 6}, r"1 to 5, got 6"),
-        ({"column_gate": True}, r"1 to 5, got True"),
-        ({"column_gate": 2.5}, r"1 to 5, got 2\.5"),
+        ({"column_gate": 0}, r"here\.column_gate: expected 'pair' or a number of columns from 1 to 5, got 0"),
+        ({"column_gate": 6}, r"got 6"),
+        ({"column_gate": True}, r"got True"),
+        ({"column_gate": 2.5}, r"got 2\.5"),
+        ({"column_gate": "both"}, r"got 'both'"),
         ({"start": ""}, r"here\.start: expected the name"),
     ],
 )

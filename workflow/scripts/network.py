@@ -100,10 +100,28 @@ class ColumnGate(nn.Module):
         return (energy >= threshold).to(x.dtype)
 
 
+class PairGate(ColumnGate):
+    """Keep the two time columns on either side of the loudest of the three middle columns, and zero the others.
+
+    Neighbouring columns see 12 of 16 input frames in common; columns 0 and 2, 1 and 3 or 2 and 4 see 24 of the 32
+    frames together, where the two loudest columns, nearly always neighbours, see 20.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the gate, [batch, 1, 1, 5] of 0 and 1, for the input `x`, [batch, 1, 32, 32]."""
+        middle = functional.avg_pool2d(x, self.KERNEL, self.STRIDE)[:, :, :, 1:4]
+        loudest = (middle >= torch.topk(middle, self.k, dim=3).values).to(x.dtype)
+        # Column j is kept if column j + 1 or column j - 1 is the loudest.
+        return torch.maximum(functional.pad(loudest, (0, 2)), functional.pad(loudest, (2, 0)))
+
+
 class GscCnn(nn.Module):
     """The GSC CNN. See `build_network` for the arguments."""
 
-    def __init__(self, classes: int, k_winners: dict[str, float], column_gate: int | None) -> None:
+    def __init__(self, classes: int, k_winners: dict[str, float], column_gate: int | str | None) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 64, 5)
         self.bn1 = nn.BatchNorm2d(64, affine=False)
@@ -113,7 +131,9 @@ class GscCnn(nn.Module):
         self.linear2 = nn.Linear(1500, classes, bias=False)
         for name, shape in ACTIVATIONS.items():
             setattr(self, name, KWinners(shape, k_winners[name]) if name in k_winners else nn.ReLU())
-        self.gate = None if column_gate is None else ColumnGate(column_gate)
+        self.gate = None
+        if column_gate is not None:
+            self.gate = PairGate() if column_gate == "pair" else ColumnGate(column_gate)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits, [batch, classes], of normalised log-mel features, [batch, 1, 32, 32]."""
@@ -129,8 +149,8 @@ def build_network(spec: dict, classes: int) -> GscCnn:
     """Return an initialised network for `classes` classes, as one entry of the configuration's `networks:` says.
 
     Args:
-        spec: of its keys, `k_winners` (density kept, per activation) and `column_gate` (columns kept, 1 to 5) shape
-            the network; the others concern its training.
+        spec: of its keys, `k_winners` (density kept, per activation) and `column_gate` (columns kept, 1 to 5, or
+            `pair`) shape the network; the others concern its training.
         classes: number of classes.
 
     Raises:
@@ -143,8 +163,8 @@ def build_network(spec: dict, classes: int) -> GscCnn:
         if not 0 < density <= 1:
             raise InputError(f"networks: k_winners: {name}: expected a density above 0 and up to 1, got {density}")
     column_gate = spec.get("column_gate")
-    if column_gate is not None and column_gate not in range(1, 6):
-        raise InputError(f"networks: column_gate: expected 1 to 5 columns, got {column_gate}")
+    if column_gate is not None and column_gate != "pair" and column_gate not in range(1, 6):
+        raise InputError(f"networks: column_gate: if not 'pair', expected 1 to 5 columns, got {column_gate}")
     return GscCnn(classes, k_winners, column_gate)
 
 

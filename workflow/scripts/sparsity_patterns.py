@@ -107,8 +107,11 @@ def check_spec(spec: dict, where: str) -> None:
             )
     _check_k_winners(spec.get("k_winners"), f"{where}.k_winners")
     gate = spec.get("column_gate")
-    if gate is not None and (isinstance(gate, bool) or not isinstance(gate, int) or not 1 <= gate <= COLUMNS):
-        raise InputError(f"{where}.column_gate: expected a whole number of columns from 1 to {COLUMNS}, got {gate!r}")
+    columns = isinstance(gate, int) and not isinstance(gate, bool) and 1 <= gate <= COLUMNS
+    if not (gate is None or gate == "pair" or columns):
+        raise InputError(
+            f"{where}.column_gate: expected 'pair' or a number of columns from 1 to {COLUMNS}, got {gate!r}"
+        )
 
 
 def _is_number(value: object) -> bool:
