@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 import prune
 from files import InputError
@@ -165,14 +164,21 @@ def test_program_writes_a_network_that_keeps_its_promise(prepared, tmp_path, spe
     assert metrics["parameters"] > metrics["nonzero_weights"]
 
 
-def test_gate_of_a_pruned_network_silences_whole_columns(prepared):
-    model, _ = prune.load_start(prepared / "model.pt", {"column_gate": 2}, CLASSES)
+@pytest.mark.parametrize("gate", [1, 2, 3, "pair"])
+def test_gate_of_a_pruned_network_silences_whole_columns(prepared, gate):
+    model, _ = prune.load_start(prepared / "model.pt", {"column_gate": gate}, CLASSES)
     model.eval()
     columns = []
     model.linear1.register_forward_pre_hook(lambda _, inputs: columns.append(inputs[0].reshape(-1, 64, 5, 5)))
     with np.load(prepared / "test.npz") as test, torch.no_grad():
         x = torch.from_numpy(test["x"])
         model(x)
-    energy = functional.avg_pool2d(x, (32, 16), (32, 4)).flatten(1)
-    loud = torch.zeros_like(energy).scatter(1, energy.topk(2).indices, 1).bool()
-    assert torch.equal(columns[0].sum(dim=(1, 2)) != 0, loud)
+    heard = columns[0].sum(dim=(1, 2)) != 0
+    for sample, found in zip(x[:, 0], heard, strict=True):
+        energy = [float(sample[:, 4 * column : 4 * column + 16].mean()) for column in range(5)]
+        if gate == "pair":
+            loudest = max(range(1, 4), key=energy.__getitem__)
+            expected = {loudest - 1, loudest + 1}
+        else:
+            expected = set(sorted(range(5), key=energy.__getitem__)[-gate:])
+        assert set(torch.nonzero(found).flatten().tolist()) == expected
