@@ -12,6 +12,7 @@ import pandas as pd
 from check_claims import COLUMNS, CONFIRMED, REFUTED, STUDY_ENGINES, UNDECIDED
 from files import InputError, atomic_path, run_program
 from measurements import (
+    CASE,
     OURS,
     data_title,
     dense_network,
@@ -49,13 +50,13 @@ def fastest(cases: pd.DataFrame) -> tuple[str, str, Estimate] | None:
 
 def ran(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
     """Return what ran, where and on what, as list entries."""
-    cases = benchmarks.groupby(["engine", "network", "precision", "batch_size", "cores"])["status"]
-    measured = int(cases.apply(lambda status: (status == "ok").any()).sum())
+    cases = benchmarks.drop_duplicates(CASE)
+    measured = select(benchmarks, status="ok").drop_duplicates(CASE)
     engines = ", ".join(escaped(engine_title(engine)) for engine in in_order(benchmarks["engine"]))
     entries = [
         f"**Machine:** {escaped(', '.join(dict.fromkeys(benchmarks['machine'])) or 'none')}.",
         f"**Data:** {escaped(data_title(networks))}.",
-        f"**Measured:** {cases.ngroups} cases in {benchmarks['round'].nunique()} rounds; {measured} have a speed. "
+        f"**Measured:** {len(cases)} cases in {benchmarks['round'].nunique()} rounds; {len(measured)} have a speed. "
         f"Engines: {engines}.",
     ]
     trained = networks.groupby("network", sort=False)
