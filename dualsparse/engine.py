@@ -20,6 +20,7 @@ from dualsparse.portable import PortableProgram
 
 #: The choices of `instruction_set`: what the kernels may use; None is the best of this CPU.
 INSTRUCTION_SETS = ("avx512", "portable")
+FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Engine:
         ]
         # The calling thread computes, too.
         self._pool = ThreadPoolExecutor(self.threads - 1, "dualsparse") if self.threads > 1 else None
-        # A network that is one program takes the shortest way from `run` to it.
-        self._single = self._programs[0] if _is_whole(plan) else None
+        # A network that is one program is nothing but this program.
+        self._run_samples = self._programs[0] if _is_whole(plan) else self._run_steps
 
     @classmethod
     def from_onnx(
@@ -93,28 +94,27 @@ class Engine:
         Raises:
             InvalidInputError: x is no float32 array of the right shape, or holds a value that is not finite.
         """
-        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.shape != self.input_shape:
+        # At batch 1 a whole network takes microseconds: every line here counts.
+        if not isinstance(x, np.ndarray) or x.dtype != FLOAT32 or x.shape != self.input_shape:
             found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
             raise InvalidInputError(f"input {found}, expected a float32 array of the shape {self.input_shape}")
         if not x.flags.c_contiguous:
             x = np.ascontiguousarray(x)
-        out = np.empty(self.output_shape, np.float32)
+        out = np.empty(self.output_shape, FLOAT32)
         if self._pool is None:
-            status = self._run_chunk(x, out)
+            status = self._run_samples(x, out)
         else:
             (start, stop), *others = self._chunks
-            futures = [self._pool.submit(self._run_chunk, x[a:b], out[a:b]) for a, b in others]
-            status = self._run_chunk(x[start:stop], out[start:stop])
+            futures = [self._pool.submit(self._run_samples, x[a:b], out[a:b]) for a, b in others]
+            status = self._run_samples(x[start:stop], out[start:stop])
             status = max([status, *(future.result() for future in futures)])
         if status:
             what = "the input holds a value" if status == 1 else "the input leads to an activation"
             raise InvalidInputError(f"{what} that is not finite")
         return out
 
-    def _run_chunk(self, x: np.ndarray, out: np.ndarray) -> int:
+    def _run_steps(self, x: np.ndarray, out: np.ndarray) -> int:
         """Run some samples of a batch; return 0, or 1 (2) if a value in x (an activation) is not finite."""
-        if self._single is not None:
-            return self._single(x, out)
         if not np.isfinite(x).all():
             return 1
         values = {self.plan.input: x}

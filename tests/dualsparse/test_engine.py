@@ -82,7 +82,7 @@ def test_files_of_onnxruntimes_quantiser(tmp_path: Path, column_gate: bool, tool
     content = quantised_by_onnxruntime(builder, tmp_path, **tool_options)
     x = random_input(builder, 40, seed=9)
     (tmp_path / "model.onnx").write_bytes(content)
-    engine = Engine.from_onnx(tmp_path / "model.onnx", 40)
+    engine = Engine.from_onnx(tmp_path / "model.onnx", 40, instruction_set="portable")
     assert (engine.precision, len(engine.plan.steps)) == ("int8", 1)
     exact = run_onnxruntime(builder.content(), x)
     expected = run_onnxruntime(content, x)
