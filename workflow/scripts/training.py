@@ -28,19 +28,19 @@ EVALUATION_BATCH = 256
 class Settings:
     """The `training:` section of the configuration. A network may override `epochs` and `learning_rate`."""
 
-    epochs: int = 12
-    batch_size: int = 128
-    learning_rate: float = 2e-3  # peak of AdamW's one-cycle schedule
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3  # peak of AdamW's one-cycle schedule
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     mixup: float = 0.0  # parameter of the Beta distribution; 0 is off
     distillation: float = 0.7  # share of the teacher's opinion in the loss, where there is a teacher
-    shift_ms: float = 100.0
-    speed: float = 0.15  # largest relative change of speed and pitch
-    noise: float = 0.1  # largest volume of the background noise mixed in
+    shift_ms: float = 50.0
+    speed: float = 0.05  # largest relative change of speed and pitch
+    noise: float = 0.05  # largest volume of the background noise mixed in
     gain_db: float = 6.0
-    mask_frames: int = 5  # SpecAugment: longest run of time frames,
-    mask_mels: int = 5  # and of mel bands that is hidden
+    mask_frames: int = 3  # SpecAugment: longest run of time frames,
+    mask_mels: int = 3  # and of mel bands that is hidden
 
 
 def settings_from(training: dict, spec: dict) -> Settings:
