@@ -1,6 +1,5 @@
 """The engine: a model, made ready for one batch size and a number of threads."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from dualsparse.operators import OPERATORS
 from dualsparse.patterns import Pattern, recognise
 from dualsparse.plan import LayerStep, Plan, make_plan
 from dualsparse.portable import PortableProgram
+from dualsparse.workers import Workers
 
 #: The choices of `instruction_set`: what the kernels may use; None is the best of this CPU.
 INSTRUCTION_SETS = ("avx512", "portable")
@@ -62,7 +62,7 @@ class Engine:
             _make_program(step, instruction_set) if isinstance(step, LayerStep) else None for step in plan.steps
         ]
         # The calling thread computes, too.
-        self._pool = ThreadPoolExecutor(self.threads - 1, "dualsparse") if self.threads > 1 else None
+        self._workers = Workers(self.threads - 1) if self.threads > 1 else None
         # A network that is one program is nothing but this program.
         self._run_samples = self._programs[0] if _is_whole(plan) else self._run_steps
 
@@ -101,13 +101,13 @@ class Engine:
         if not x.flags.c_contiguous:
             x = np.ascontiguousarray(x)
         out = np.empty(self.output_shape, FLOAT32)
-        if self._pool is None:
+        if self._workers is None:
             status = self._run_samples(x, out)
         else:
             (start, stop), *others = self._chunks
-            futures = [self._pool.submit(self._run_samples, x[a:b], out[a:b]) for a, b in others]
+            jobs = [self._workers.submit(self._run_samples, x[a:b], out[a:b]) for a, b in others]
             status = self._run_samples(x[start:stop], out[start:stop])
-            status = max([status, *(future.result() for future in futures)])
+            status = max([status, *(job.result() for job in jobs)])
         if status:
             what = "the input holds a value" if status == 1 else "the input leads to an activation"
             raise InvalidInputError(f"{what} that is not finite")

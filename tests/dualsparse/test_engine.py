@@ -1,5 +1,8 @@
 """The engine as its users meet it: batches, threads, bad input, settings, and what it tells about itself."""
 
+import gc
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -113,6 +116,35 @@ def test_concurrent_calls(float_file: Path):
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(engine.run, inputs))
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_error_in_a_worker_reaches_the_caller(float_file: Path, monkeypatch: pytest.MonkeyPatch):
+    engine = Engine.from_onnx(float_file, 2, threads=2)
+
+    def fail_on_the_second_sample(x: np.ndarray, out: np.ndarray) -> int:
+        if x[0, 0, 0, 0] == 1:
+            raise MemoryError("none left")
+        return 0
+
+    monkeypatch.setattr(engine, "_run_samples", fail_on_the_second_sample)
+    x = np.zeros((2, 1, 16, 16), np.float32)
+    x[1] = 1
+    with pytest.raises(MemoryError, match="none left"):
+        engine.run(x)
+
+
+def test_threads_end_with_their_engine(tmp_path: Path):
+    builder = speech_network().k_winners(2)
+    before = threading.active_count()
+    engine = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 4, threads=3)
+    engine.run(random_input(builder, 4))
+    assert threading.active_count() == before + 2
+    del engine
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 def test_result_belongs_to_the_caller(float_file: Path):
