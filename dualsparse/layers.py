@@ -88,6 +88,9 @@ class ColumnGate:
     e[j] = the float32 sum of s[w] from w = j * stride_width to j * stride_width + kernel_width - 1, left to right.
     Column j of the output of layer `layer_index` (behind its pool) is computed if e[j] >= the keep-th largest of e
     (with ties more than `keep` columns stay); otherwise the whole column is real zero: the layer's output zero point.
+
+    With `pair`, only the columns that have two neighbours compete, and a column that would stay keeps its two
+    neighbours in its place: these see more of the input than the two columns of most energy, which mostly overlap.
     """
 
     kernel_width: int
@@ -95,6 +98,7 @@ class ColumnGate:
     keep: int
     columns: int  # width of the gated layer's output
     layer_index: int  # in the list of layers
+    pair: bool = False
 
 
 class Program(Protocol):

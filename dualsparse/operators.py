@@ -208,7 +208,9 @@ def column_gate(arrays: Arrays, attributes: Attributes) -> np.ndarray:
     return x * keep[:, np.newaxis, np.newaxis].astype(np.float32)
 
 
-def gate_columns(x: np.ndarray, kernel_width: int, stride_width: int, keep: int, columns: int) -> np.ndarray:
+def gate_columns(
+    x: np.ndarray, kernel_width: int, stride_width: int, keep: int, columns: int, pair: bool = False
+) -> np.ndarray:
     """Return bool [n, columns]: which columns `layers.ColumnGate` keeps for the input x, float32 [n, 1, H, W]."""
     # Sums of a fixed order, because a kernel has to find the same ties: rows downwards, then columns to the right.
     column_sums = np.zeros((len(x), x.shape[3]), np.float32)
@@ -218,8 +220,11 @@ def gate_columns(x: np.ndarray, kernel_width: int, stride_width: int, keep: int,
     for column in range(columns):
         for w in range(column * stride_width, column * stride_width + kernel_width):
             energy[:, column] += column_sums[:, w]
-    threshold = np.sort(energy, axis=1)[:, columns - keep, np.newaxis]
-    return energy >= threshold
+    if pair:
+        energy = energy[:, 1:-1]
+    threshold = np.sort(energy, axis=1)[:, -keep, np.newaxis]
+    chosen = energy >= threshold
+    return np.pad(chosen, ((0, 0), (0, 2))) | np.pad(chosen, ((0, 0), (2, 0))) if pair else chosen
 
 
 @dataclass(frozen=True)
