@@ -35,7 +35,12 @@ def run_layers(
     keep = None
     if gate is not None:
         keep = gate_columns(
-            x.reshape(len(x), *layers[0].input_shape), gate.kernel_width, gate.stride_width, gate.keep, gate.columns
+            x.reshape(len(x), *layers[0].input_shape),
+            gate.kernel_width,
+            gate.stride_width,
+            gate.keep,
+            gate.columns,
+            gate.pair,
         )
     y = x if quantization is None else quantize(x, quantization)
     for index, layer in enumerate(layers):

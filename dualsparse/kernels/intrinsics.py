@@ -314,3 +314,43 @@ load_float = _scalar_load(types.float32, ir.FloatType(), lambda builder, value: 
 store_int32 = _scalar_store(types.int64, ir.IntType(32), lambda builder, value: builder.trunc(value, ir.IntType(32)))
 store_byte = _scalar_store(types.int64, ir.IntType(8), lambda builder, value: builder.trunc(value, ir.IntType(8)))
 store_float = _scalar_store(types.float32, ir.FloatType(), lambda builder, value: value)
+
+
+@intrinsic
+def multiply_add(typing, a, b, accumulator):
+    """float32 accumulator + a * b, rounded once (vfmadd)."""
+
+    def emit(builder, a, b, accumulator):
+        return _call(
+            builder, "llvm.fma.v16f32", FLOATS, [_cast(builder, value, FLOATS) for value in (a, b, accumulator)]
+        )
+
+    return _instruction([register, register, register], emit)
+
+
+@intrinsic
+def maximum_float(typing, a, b):
+    """float32: a > b ? a : b (vmaxps)."""
+
+    def emit(builder, a, b):
+        a, b = _cast(builder, a, FLOATS), _cast(builder, b, FLOATS)
+        return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+    return _instruction([register, register], emit)
+
+
+@intrinsic
+def gather(typing, address, step, last):
+    """float32 from `address`, `address + step`, ...: `last` + 1 of them, then the last one again (vgatherqps)."""
+
+    def emit(builder, address, step, last):
+        wide = ir.VectorType(_INT64, 16)
+        lanes = ir.Constant(wide, list(range(16)))
+        lanes = _call(builder, "llvm.umin.v16i64", wide, [lanes, _splat(builder, last, wide)])
+        places = builder.add(_splat(builder, address, wide), builder.mul(lanes, _splat(builder, step, wide)))
+        pointers = builder.inttoptr(places, ir.VectorType(ir.FloatType().as_pointer(), 16))
+        align, all_lanes = ir.Constant(ir.IntType(32), 4), ir.Constant(ir.VectorType(ir.IntType(1), 16), [1] * 16)
+        values = [pointers, align, all_lanes, ir.Constant(FLOATS, None)]
+        return _call(builder, "llvm.masked.gather.v16f32.v16p0", FLOATS, values)
+
+    return _instruction([types.int64, types.int64, types.int64], emit)

@@ -216,7 +216,7 @@ class _Builder:
         self._plan_buffers()
         self._vertical = self._reserve(4 * self.buffers[0].sample)
         self._sums = self._reserve(4 * round_up(self.buffers[0].width, LANES))
-        self._energies = self._reserve(REGISTER * 4)
+        self._energies = self._reserve(4 * 64)
         self._all_columns = self.constants.add(np.array([1, 0], np.int32))
         self._lists: dict[int, tuple[int, int]] = {}
         if gate is not None:
@@ -287,6 +287,8 @@ class _Builder:
         self._kept_step = round_up(4 * (gate.columns + 1), REGISTER)
         self._kept = self._reserve(CHUNK * self._kept_step)
         layers = self.layers
+        if gate.columns > 63:
+            raise Unsupported("A mask of columns has 63 bits.")
         if any(layer.kind != "conv" for layer in layers[: gate.layer_index + 1]) or layers[0].input_shape[0] != 1:
             raise Unsupported("A gate is for convolutions, the first of one channel.")
         needed = [{column} for column in range(gate.columns)]
@@ -310,13 +312,16 @@ class _Builder:
             masks.append([sum(1 << place for place in columns) for columns in needed])
             self._lists[index - 1] = (self._reserve(4 * (width + 1)), width)
         piece = self.constants.add(np.array(masks, np.int64).reshape(-1))
-        self._functions.append(
-            source.column_gate(
-                source.Gate(
-                    gate.kernel_width, gate.stride_width, gate.keep, gate.columns, piece, tuple(self._lists.values())
-                )
-            )
+        shape = source.Gate(
+            kernel_width=gate.kernel_width,
+            stride_width=gate.stride_width,
+            keep=gate.keep,
+            columns=gate.columns,
+            pair=gate.pair,
+            masks_piece=piece,
+            lists=tuple(self._lists.values()),
         )
+        self._functions.append(source.column_gate(shape))
 
     def _skips(self, index: int) -> bool:
         """Whether a layer reads only the kept columns; a zero point of 0 makes the others contribute nothing."""

@@ -342,42 +342,51 @@ class Gate:
     stride_width: int
     keep: int
     columns: int
+    pair: bool
     masks_piece: int
     lists: tuple[tuple[int, int], ...]
 
 
+def _list_columns(mask: str, width: int, place: str) -> list[str]:
+    """Writes the list of the columns whose bits are set.
+
+    Each column is written in any case, and stays if the count goes on: there is nothing for the branch predictor to
+    guess, which random choices would defeat.
+    """
+    return [
+        "count = 0",
+        f"for column in range({width}):",
+        f"    store_int32({place} + 4 + 4 * count, column)",
+        f"    count += ({mask} >> column) & 1",
+        f"store_int32({place}, count)",
+    ]
+
+
 def column_gate(gate: Gate) -> str:
     """The choice of the columns to compute, and of the columns of the earlier layers that these need."""
+    compared = f"range(1, {gate.columns - 1})" if gate.pair else f"range({gate.columns})"
     lines = [
         f"masks = piece(constants, {gate.masks_piece})",
-        f"for j in range({gate.columns}):",
+        f"for j in {compared}:",
         "    energy = np.float32(0)",
         f"    for w in range({gate.kernel_width}):",
         f"        energy += load_float(sums + 4 * (j * {gate.stride_width} + w))",
         "    store_float(energies + 4 * j, energy)",
-        "count = 0",
-        *(f"mask{number} = 0" for number in range(len(gate.lists))),
-        f"for j in range({gate.columns}):",
+        "chosen = 0",
+        f"for j in {compared}:",
         "    higher = 0",
-        f"    for other in range({gate.columns}):",
+        f"    for other in {compared}:",
         "        higher += load_float(energies + 4 * other) > load_float(energies + 4 * j)",
-        f"    if higher < {gate.keep}:",
-        "        store_int32(kept + 4 + 4 * count, j)",
-        "        count += 1",
-        *(
-            f"        mask{number} |= load_int64(masks + 8 * ({number * gate.columns} + j))"
-            for number in range(len(gate.lists))
-        ),
-        "store_int32(kept, count)",
+        f"    chosen |= np.int64(higher < {gate.keep}) << j",
+        *(["chosen = (chosen << 1) | (chosen >> 1)"] if gate.pair else []),
+        *_list_columns("chosen", gate.columns, "kept"),
     ]
     for number, (place, width) in enumerate(gate.lists):
         lines += [
-            "count = 0",
-            f"for column in range({width}):",
-            # Written in any case, kept only if the count goes on: nothing here for the branch predictor to guess.
-            f"    store_int32(workspace + {place + 4} + 4 * count, column)",
-            f"    count += (mask{number} >> column) & 1",
-            f"store_int32(workspace + {place}, count)",
+            "mask = 0",
+            f"for j in range({gate.columns}):",
+            f"    mask |= load_int64(masks + 8 * ({number * gate.columns} + j)) & -((chosen >> j) & 1)",
+            *_list_columns("mask", width, f"workspace + {place}"),
         ]
-    doc = f"Keeps the {gate.keep} columns of most energy, and lists what earlier layers have to compute for them."
+    doc = "Keeps the columns of most energy, and lists what earlier layers have to compute for them."
     return _function("choose_columns", "sums, energies, kept, workspace, constants", doc, lines)

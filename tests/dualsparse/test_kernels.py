@@ -125,6 +125,12 @@ def test_speech_network_with_column_gate():
 
 
 @needs_vbmi
+def test_pair_gate():
+    gate = replace(GATE, keep=1, pair=True)
+    assert_exact(speech_network(), gate, samples=(1, 50))
+
+
+@needs_vbmi
 def test_gate_with_equal_energies_keeps_all_of_them():
     network = speech_network()
     program = network.program(GATE)
