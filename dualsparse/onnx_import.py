@@ -547,7 +547,7 @@ class _Importer:
 
     def _binary(self, node: onnx.NodeProto, inputs: list[str], attributes: dict[str, Any]) -> None:
         if len(inputs) != 2:
-            raise self.invalid(f"{len(inputs)} operands, expected 2")
+            raise self.unsupported(f"{len(inputs)} operands, expected 2")
         names = [self._float_activation(name) for name in inputs if name not in self.constants]
         if len(names) == 2:
             ranks = {self.samples[name].ndim for name in names}
@@ -585,7 +585,7 @@ class _Importer:
             return False
         return True
 
-    _Add = _Sub = _Mul = _Div = _GreaterOrEqual = _binary
+    _Add = _Sub = _Mul = _Div = _Max = _Min = _GreaterOrEqual = _binary
 
     def _Softmax(self, node: onnx.NodeProto, inputs: list[str], attributes: dict[str, Any]) -> None:
         name = self._float_activation(inputs[0])
@@ -622,6 +622,32 @@ class _Importer:
                 raise self.unsupported("cuts the batch axis")
             slices[axis - 1] = slice(start, end, step)
         self.emit(node, "Slice", [name], slices=tuple(slices))
+
+    def _Split(self, node: onnx.NodeProto, inputs: list[str], attributes: dict[str, Any]) -> None:
+        name = self.activation(inputs[0])
+        axis = self._sample_axis(attributes.get("axis", 0), self.samples[name].ndim)
+        size = self.samples[name].shape[axis]
+        if len(inputs) > 1:
+            parts = self.constant(inputs[1], "the sizes of the parts").reshape(-1).tolist()
+        else:
+            part = -(-size // len(node.output))
+            parts = [part] * (len(node.output) - 1) + [size - part * (len(node.output) - 1)]
+        if len(parts) != len(node.output) or sum(parts) != size or min(parts) < 1:
+            raise self.invalid(f"parts of {parts} of an axis of {size} values")
+        for output, start, part in zip(node.output, np.cumsum([0, *parts]).tolist(), parts, strict=False):
+            slices = [slice(None)] * (self.samples[name].ndim - 1)
+            slices[axis - 1] = slice(start, start + part)
+            self.emit(node, "Slice", [name], output, slices=tuple(slices))
+
+    def _Concat(self, node: onnx.NodeProto, inputs: list[str], attributes: dict[str, Any]) -> None:
+        names = [self.activation(name) for name in inputs]
+        axis = self._sample_axis(attributes["axis"], self.samples[names[0]].ndim)
+        if any(
+            self.samples[name].dtype != np.float32 or self.samples[name].ndim != self.samples[names[0]].ndim
+            for name in names
+        ):
+            raise self.unsupported("joins arrays of different kinds, expected float32 with the same axes")
+        self.emit(node, "Concat", names, axis=axis)
 
     def _Gather(self, node: onnx.NodeProto, inputs: list[str], attributes: dict[str, Any]) -> None:
         name = self.activation(inputs[0])

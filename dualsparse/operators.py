@@ -162,6 +162,10 @@ def slice_(arrays: Arrays, attributes: Attributes) -> np.ndarray:
     return arrays[0][(slice(None), *attributes["slices"])]
 
 
+def concat(arrays: Arrays, attributes: Attributes) -> np.ndarray:
+    return np.concatenate(arrays, axis=attributes["axis"])
+
+
 def gather(arrays: Arrays, attributes: Attributes) -> np.ndarray:
     return np.take(arrays[0], attributes["indices"], axis=attributes["axis"])
 
@@ -196,15 +200,13 @@ def k_winners(arrays: Arrays, attributes: Attributes) -> np.ndarray:
 
 
 def column_gate(arrays: Arrays, attributes: Attributes) -> np.ndarray:
-    """Zero the columns of x [n, C, H, W] whose energy in the network's input [n, 1, H', W'] isn't among the largest.
+    """Zero the columns of x [n, C, H, W] that a gate doesn't keep for the network's input [n, 1, H', W'].
 
-    Equals the exported average pool, TopK, comparison and product; sums stand for means, in the order of
+    Equals the exported average pool, comparisons and product; sums stand for means, in the order of
     `layers.ColumnGate`.
     """
     x, network_input = arrays
-    keep = gate_columns(
-        network_input, attributes["kernel_width"], attributes["stride_width"], attributes["keep"], x.shape[3]
-    )
+    keep = gate_columns(network_input, columns=x.shape[3], **attributes)
     return x * keep[:, np.newaxis, np.newaxis].astype(np.float32)
 
 
@@ -220,6 +222,11 @@ def gate_columns(
     for column in range(columns):
         for w in range(column * stride_width, column * stride_width + kernel_width):
             energy[:, column] += column_sums[:, w]
+    return choose_columns(energy, keep, pair)
+
+
+def choose_columns(energy: np.ndarray, keep: int, pair: bool) -> np.ndarray:
+    """Return bool [n, columns]: which columns `layers.ColumnGate` keeps, given their energies [n, columns]."""
     if pair:
         energy = energy[:, 1:-1]
     threshold = np.sort(energy, axis=1)[:, -keep, np.newaxis]
@@ -257,10 +264,13 @@ OPERATORS: dict[str, Callable[[Arrays, Attributes], np.ndarray]] = {
     "Sub": binary(np.subtract),
     "Mul": binary(np.multiply),
     "Div": binary(np.divide),
+    "Max": binary(np.maximum),
+    "Min": binary(np.minimum),
     "GreaterOrEqual": binary(np.greater_equal),
     "Softmax": softmax,
     "TopK": top_k,
     "Slice": slice_,
+    "Concat": concat,
     "Gather": gather,
     "ReduceMin": reduction(np.min),
     "ReduceMax": reduction(np.max),

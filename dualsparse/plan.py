@@ -212,14 +212,7 @@ def _sequence(graph: Graph, node: Node) -> tuple[LayerStep, set[str]]:
             layers.append(_integer_layer(layer, chain, shape, grid, next_grid))
         outputs.update(chain.outputs)
         if chain.gate is not None:
-            settings = chain.gate.attributes
-            gate = ColumnGate(
-                settings["kernel_width"],
-                settings["stride_width"],
-                settings["keep"],
-                chain.gate.shape[2],
-                len(layers) - 1,
-            )
+            gate = ColumnGate(columns=chain.gate.shape[2], layer_index=len(layers) - 1, **chain.gate.attributes)
         tensor, shape, grid = chain.tensor, layers[-1].output_shape, next_grid
         layer = graph.sole_consumer(tensor)
         if layer is None or layer.op not in ("Conv", "Linear") or (quantization is not None and next_grid is None):

@@ -161,7 +161,7 @@ class PortableProgram:
         keep, gate = None, self._gate
         if gate is not None:
             images = x.reshape(len(x), *first.input_shape)
-            keep = gate_columns(images, gate.kernel_width, gate.stride_width, gate.keep, gate.columns)
+            keep = gate_columns(images, gate.kernel_width, gate.stride_width, gate.keep, gate.columns, gate.pair)
         y = x
         if self._quantization is not None:
             # int16 holds a uint8 minus its zero point.

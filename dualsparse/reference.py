@@ -34,14 +34,8 @@ def run_layers(
     """Run a sequence of layers on x, float32 [n, ...], and return float32 [n, *output shape of the last layer]."""
     keep = None
     if gate is not None:
-        keep = gate_columns(
-            x.reshape(len(x), *layers[0].input_shape),
-            gate.kernel_width,
-            gate.stride_width,
-            gate.keep,
-            gate.columns,
-            gate.pair,
-        )
+        images = x.reshape(len(x), *layers[0].input_shape)
+        keep = gate_columns(images, gate.kernel_width, gate.stride_width, gate.keep, gate.columns, gate.pair)
     y = x if quantization is None else quantize(x, quantization)
     for index, layer in enumerate(layers):
         y = y.reshape(len(x), *layer.input_shape)

@@ -7,9 +7,10 @@ quantisation of values that lie on the same grid already.
 import numpy as np
 
 from dualsparse.graph import Graph, Node
+from dualsparse.operators import OPERATORS, choose_columns
 
 #: Operators whose outputs are a selection of their inputs: values on a grid stay on it.
-SELECTIONS = ("View", "MaxPool", "TopK", "Slice", "Gather", "KWinners", "ReduceMin", "ReduceMax")
+SELECTIONS = ("View", "MaxPool", "TopK", "Slice", "Gather", "ReduceMin", "ReduceMax")
 
 
 def simplify(graph: Graph) -> None:
@@ -62,16 +63,16 @@ def _through(graph: Graph, tensor: str, *ops: str) -> Node | None:
     return node
 
 
-def _threshold_of(graph: Graph, mask: str, *transparent: str) -> tuple[str, Node] | None:
+def _threshold_of(graph: Graph, mask: str) -> tuple[str, Node] | None:
     """Return x and the TopK of a mask Cast(x >= the last of TopK(x')); None if it is anything else."""
-    cast = _through(graph, mask, *transparent)
+    cast = graph.producer(mask)
     compare = graph.producer(cast.inputs[0]) if cast is not None and cast.op == "Cast" else None
     if compare is None or compare.op != "GreaterOrEqual" or len(compare.inputs) != 2:
         return None
-    last = _through(graph, compare.inputs[1], "View", *transparent)
+    last = _through(graph, compare.inputs[1], "View")
     if last is None or last.op not in ("Slice", "Gather", "ReduceMin"):
         return None
-    top_k = _through(graph, last.inputs[0], *transparent)
+    top_k = graph.producer(last.inputs[0])
     if top_k is None or top_k.op != "TopK" or not top_k.attributes["largest"]:
         return None
     axis, k = top_k.attributes["axis"], top_k.attributes["k"]
@@ -111,7 +112,7 @@ def _origin(graph: Graph, tensor: str) -> str:
 
 
 def _fuse_column_gates(graph: Graph) -> None:
-    """Write x * (column energy of the input >= its k-th largest), as a column gate is exported, as one ColumnGate.
+    """Write x * (a mask of columns, from the energies of the input's columns) as one ColumnGate.
 
     A quantised file may round the energies to 8 bits on their way, which makes ties and keeps other columns than the
     network was trained with; the gate is taken from the float32 input, as in the float network.
@@ -120,26 +121,73 @@ def _fuse_column_gates(graph: Graph) -> None:
         if node.op != "Mul" or len(node.inputs) != 2:
             continue
         for x, mask in (node.inputs, node.inputs[::-1]):
-            match = _threshold_of(graph, mask, "FakeQuantize")
-            if match is None:
-                continue
-            compared, top_k = match
-            pool = _through(graph, compared, "FakeQuantize")
-            if pool is None or pool is not _through(graph, top_k.inputs[0], "FakeQuantize") or pool.op != "AveragePool":
-                continue
-            source = pool.inputs[0]
-            maker = graph.producer(source)
-            if maker is not None and maker.op == "FakeQuantize":
-                source = maker.inputs[0]
-            window, input_shape, shape = pool.attributes["window"], graph.shapes[source], graph.shapes[x]
-            columns = (
-                window.kernel[0] == input_shape[1] and not any(window.padding) and window.dilation == (1, 1)
-            ) and (len(shape) == 3 and pool.shape == (1, 1, shape[2]) and input_shape[0] == 1)
-            if source == graph.input and columns and top_k.attributes["axis"] == 3:
-                node.op, node.inputs = "ColumnGate", [x, source]
-                node.attributes = {
-                    "kernel_width": window.kernel[1],
-                    "stride_width": window.stride[1],
-                    "keep": top_k.attributes["k"],
-                }
+            gate = _column_gate(graph, mask, graph.shapes[x])
+            if gate is not None:
+                node.op, node.inputs, node.attributes = "ColumnGate", [x, graph.input], gate
                 break
+
+
+#: Operators that compare and move values. What they make of some numbers depends on the order of these alone.
+COMPARISONS = (
+    "View",
+    "TopK",
+    "Slice",
+    "Gather",
+    "Concat",
+    "Max",
+    "Min",
+    "GreaterOrEqual",
+    "Cast",
+    "ReduceMin",
+    "ReduceMax",
+)
+
+
+def _column_gate(graph: Graph, mask: str, shape: tuple[int, ...]) -> dict[str, object] | None:
+    """Return the settings of the ColumnGate that `mask` is for an activation of `shape`; None if it isn't one.
+
+    Exporters spell a gate in many ways, so the mask is not read but tried out: on every order, with every tie, that a
+    few energies can have, it has to keep what a gate keeps (for many columns, on some thousand orders).
+    """
+    cone = _comparisons_behind(graph, mask)
+    if cone is None or len(shape) != 3 or graph.shapes[mask] != (1, 1, shape[2]):
+        return None
+    pool, nodes = cone
+    window, input_shape = pool.attributes["window"], graph.shapes[graph.input]
+    maker = graph.producer(pool.inputs[0])
+    source = maker.inputs[0] if maker is not None and maker.op == "FakeQuantize" else pool.inputs[0]
+    whole_columns = window.kernel[0] == input_shape[1] and not any(window.padding) and window.dilation == (1, 1)
+    if source != graph.input or not whole_columns or input_shape[0] != 1 or pool.shape != (1, 1, shape[2]):
+        return None
+    columns = shape[2]
+    if columns <= 5:
+        orders = np.indices((columns,) * columns, np.float32).reshape(columns, -1).T
+    else:
+        orders = np.random.default_rng(0).integers(0, columns, (5000, columns)).astype(np.float32)
+    values = {pool.output: orders[:, np.newaxis, np.newaxis]}
+    for node in nodes:
+        arrays = [values[name] for name in node.inputs]
+        values[node.output] = arrays[0] if node.op == "FakeQuantize" else OPERATORS[node.op](arrays, node.attributes)
+    found = values[mask][:, 0, 0]
+    for pair, most in ((False, columns), (True, columns - 2)):
+        for keep in range(1, most + 1):
+            if np.array_equal(found, choose_columns(orders, keep, pair)):
+                settings = {"kernel_width": window.kernel[1], "stride_width": window.stride[1]}
+                return {**settings, "keep": keep, "pair": pair}
+    return None
+
+
+def _comparisons_behind(graph: Graph, mask: str) -> tuple[Node, list[Node]] | None:
+    """Return the one AveragePool that `mask` is computed from, and the nodes between, if those only compare."""
+    nodes, pools, needed = [], [], {mask}
+    for node in reversed(graph.nodes):
+        if node.output not in needed:
+            continue
+        if node.op == "AveragePool":
+            pools.append(node)
+        elif node.op == "FakeQuantize" or (node.op in COMPARISONS and node.attributes.get("constant") is None):
+            nodes.append(node)
+            needed.update(node.inputs)
+        else:
+            return None
+    return (pools[0], nodes[::-1]) if len(pools) == 1 and graph.input not in needed else None

@@ -92,6 +92,20 @@ class ModelBuilder:
         self.node("Cast", to=onnx.TensorProto.FLOAT)
         return self.node("Mul", x, self.tensor)
 
+    def pair_gate(self, kernel_width: int, stride_width: int):
+        """Append x * (the two neighbours of the loudest of the columns that have two), for five columns."""
+        x, height = self.tensor, self.input_shape[1]
+        self.node("AveragePool", "input", kernel_shape=[height, kernel_width], strides=[height, stride_width])
+        bounds = [self.constant(np.array([value])) for value in (1, 4, 3, 1)]
+        middle = self.node("Slice", self.tensor, *bounds).tensor
+        self.node("TopK", middle, self.constant(np.array([1])), outputs=2, axis=3)
+        self.node("GreaterOrEqual", middle, self.tensor).node("Cast", to=onnx.TensorProto.FLOAT)
+        first = self.node("Split", self.tensor, self.constant(np.array([1, 1, 1])), outputs=3, axis=3).tensor
+        second, third = f"{first}.1", f"{first}.2"
+        self.node("Max", first, third)
+        self.node("Concat", first, second, self.tensor, second, third, axis=3)
+        return self.node("Mul", x, self.tensor)
+
     def quantize(self, scale: float, zero_point: int, dtype: type = np.uint8):
         """Append QuantizeLinear and DequantizeLinear."""
         names = self.constant(np.float32(scale)), self.constant(np.array(zero_point, dtype))

@@ -2,7 +2,6 @@
 
 import gc
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -135,16 +134,16 @@ def test_error_in_a_worker_reaches_the_caller(float_file: Path, monkeypatch: pyt
 
 def test_threads_end_with_their_engine(tmp_path: Path):
     builder = speech_network().k_winners(2)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     engine = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 4, threads=3)
     engine.run(random_input(builder, 4))
-    assert threading.active_count() == before + 2
+    workers = set(threading.enumerate()) - before
+    assert len(workers) == 2
     del engine
     gc.collect()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    for worker in workers:
+        worker.join(timeout=10)
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_result_belongs_to_the_caller(float_file: Path):

@@ -90,6 +90,35 @@ def test_column_gate_is_recognised(keep: int):
     assert (gate.kernel_width, gate.stride_width, gate.keep, gate.columns, gate.layer_index) == (4, 2, keep, 8, 0)
 
 
+def test_pair_gate_is_recognised():
+    builder = ModelBuilder((1, 12, 16))
+    builder.conv(4, (5, 5)).node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().node("Relu")
+    builder.node("AveragePool", kernel_shape=[1, 2]).infer()
+    assert builder.shape == (4, 4, 5)
+    builder.pair_gate(8, 2).flatten().gemm(5)
+    made = check_against_onnxruntime(builder)
+    assert [step.node.op for step in made.steps if not isinstance(step, LayerStep)] == [
+        "AveragePool",
+        "ColumnGate",
+        "View",
+    ]
+    settings = made.steps[2].node.attributes
+    assert settings == {"kernel_width": 8, "stride_width": 2, "keep": 1, "pair": True}
+
+
+def test_mask_that_is_no_gate_stays_what_it_is():
+    builder = ModelBuilder((1, 12, 18))
+    x = builder.conv(4, (5, 3)).node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().tensor
+    energy = builder.node("AveragePool", "input", kernel_shape=[12, 4], strides=[12, 2]).tensor
+    builder.node("TopK", energy, builder.constant(np.array([3])), outputs=2, axis=3, largest=0)
+    bounds = [builder.constant(np.array([value])) for value in (-1, 2**63 - 1, 3, 1)]
+    builder.node("Slice", builder.tensor, *bounds)  # the third smallest: the number kept depends on nothing else
+    builder.node("GreaterOrEqual", builder.tensor, energy).node("Cast", to=TensorProto.FLOAT)
+    builder.node("Mul", x, builder.tensor).flatten().gemm(5)
+    made = check_against_onnxruntime(builder)
+    assert "Mul" in [step.node.op for step in made.steps if not isinstance(step, LayerStep)]
+
+
 @pytest.mark.parametrize("shape", [(4, 6, 5), (30,)])
 def test_k_winners_are_one_operator(shape: tuple[int, ...]):
     builder = ModelBuilder(shape).k_winners(7)
@@ -123,6 +152,10 @@ OPERATORS = {
     "constant minus input": lambda b: b.node("Sub", b.constant(np.float32(3)), b.tensor),
     "quotient": lambda b: b.node("Div", b.tensor, b.constant(np.full((4, 1, 1), 3, np.float32))),
     "matrix product of rows": lambda b: b.node("MatMul", b.tensor, b.constant(b.weights(8, 5))),
+    "split and joined": lambda b: b.node("Split", outputs=2, axis=1).node(
+        "Concat", f"{b.tensor}.1", b.tensor, f"{b.tensor}.1", axis=3
+    ),
+    "larger of two": lambda b: b.node("Max", b.tensor, b.node("Relu").node("Sub", b.tensor, "input").tensor),
     "identity, dropout": lambda b: b.node("Identity").node("Dropout").node("Relu"),
     "smallest k": lambda b: b.node("TopK", b.tensor, b.constant(np.array([3])), outputs=2, axis=1, largest=0),
 }
