@@ -95,6 +95,17 @@ def test_what_was_not_measured_says_why(rows):
         assert rows[name]["value"] == ""
 
 
+def test_the_ablation_decides_what_max_pool_costs(tmp_path):
+    write_tables(tmp_path)
+    arguments = ["--published", str(ROOT / "resources/fpga.csv"), "--config", str(tmp_path / "config.yaml")]
+    for name in ("benchmarks", "networks", "accuracies", "ablation"):
+        arguments += [f"--{name}", str(tmp_path / f"{name}.csv")]
+    check_claims.main([*arguments, "--out", str(tmp_path / "claims.csv")])
+    with (tmp_path / "claims.csv").open(newline="", encoding="utf-8") as handle:
+        [row] = [row for row in csv.DictReader(handle) if row["claim"] == "max-pool-hurts"]
+    assert (row["value"], row["verdict"]) == ("1.6", CONFIRMED)
+
+
 def test_another_data_set_does_not_decide_its_accuracy(tmp_path):
     found = claims(tmp_path, networks=[row | {"dataset": "synthetic_speech"} for row in network_rows()])
     assert found["dense-accuracy"]["verdict"] == UNDECIDED

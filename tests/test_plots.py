@@ -24,12 +24,14 @@ OPTIONS = {
     "plot_throughput_sparsity": ["benchmarks", "networks", "config"],
     "plot_pareto": ["benchmarks", "networks", "accuracies"],
     "plot_dualsparse_gain": ["benchmarks", "networks", "config", "accuracies"],
+    "plot_quantization": ["ablation"],
+    "plot_operator_time": ["profile"],
 }
 
 
 def draw(name: str, folder: Path, out: Path) -> str:
     """Run a figure's program and return the text in its SVG."""
-    paths = {key: folder / f"{key}.csv" for key in ("benchmarks", "networks", "accuracies")}
+    paths = {key: folder / f"{key}.csv" for key in ("benchmarks", "networks", "accuracies", "ablation", "profile")}
     paths |= {"published": ROOT / "resources/fpga.csv", "config": folder / "config.yaml"}
     arguments = [part for option in OPTIONS[name] for part in (f"--{option}", str(paths[option]))]
     importlib.import_module(name).main([*arguments, "--out", str(out)])
@@ -47,8 +49,8 @@ def test_every_figure_is_listed_and_has_a_caption():
 def test_figure_names_machine_or_data(name, tmp_path):
     write_tables(tmp_path)
     text = draw(name, tmp_path, tmp_path / "figure.svg")
-    assert "4,890" in text
-    assert "3 seeds" in text if name == "plot_accuracy_sparsity" else "Test CPU" in text
+    assert ("4,890 test clips" in text) == ("networks" in OPTIONS[name])
+    assert ("3 seeds" if name == "plot_accuracy_sparsity" else "Test CPU") in text
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -100,6 +102,15 @@ def test_gains_are_those_of_the_tables(tmp_path):
     text = draw("plot_dualsparse_gain", tmp_path, tmp_path / "figure.svg")
     assert "activation sparsity 2.00×" in text
     assert "weight sparsity 8.00×" in text
+
+
+def test_quantisation_is_told_with_its_gain_and_its_silent_engines(tmp_path):
+    write_tables(tmp_path)
+    text = draw("plot_quantization", tmp_path, tmp_path / "figure.svg")
+    assert "95.0 %, 2.40× FP32" in text
+    text = draw("plot_operator_time", tmp_path, tmp_path / "figure.svg")
+    assert "unsupported: is silent" in text
+    assert " 100 " in text and " 40 " in text
 
 
 def test_only_the_best_layout_is_kept(tmp_path):
