@@ -212,7 +212,7 @@ class Engine:
         return [layer.name for layer, kernel in zip(layers, self.kernels, strict=True) if kernel == "portable"]
 
 
-#: Multiplications with non-zero weights per µs and thread, by kernel: rounded, from one core with AVX-512 at 3 to 4 GHz.
+#: Multiplications with non-zero weights per µs and thread, by kernel: rounded, from one core at 3 to 4 GHz.
 RATES = {
     "taps, vpdpbusd": 3.5e5,
     "n of 64, vpermb": 3e5,
