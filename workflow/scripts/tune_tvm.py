@@ -1,0 +1,155 @@
+"""Compile an ONNX network with TVM for this CPU, tuned by MetaSchedule.
+
+The network becomes channels-last, because its channels fill vectors and its rows do not, and falls apart into tasks
+(a convolution with its bias, a max-pool with its ReLU, ...). Each task gets its share of the trials. Every trial is
+kept in a database that is keyed by target and TVM version and looked up by a task's structure: networks of the same
+shape share it, whatever their weights, and a second run tunes nothing.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import tvm
+from tvm import relax
+from tvm.s_tir import meta_schedule
+from tvm.target import codegen
+from tvm_ffi import structural_hash
+
+from files import InputError, atomic_path, read_json, run_program, write_json
+from progress import Progress
+from quantization import load_model
+
+#: Of a task's share of the trials, what one without multiplications gets: there is little to choose in it.
+LIGHT_SHARE = 0.25
+#: Trials between two updates of the cost model, which guides what is tried next.
+ROUND = 8
+
+
+def host_target() -> tvm.target.Target:
+    """Return the target for one core of this CPU.
+
+    Loops are split for one core whatever the machine: a tuned loop still has up to 16 parallel parts, and a tuning
+    that is measured on one core can run beside other work. LLVM would use half of an AVX-512 register, as most
+    programs profit from that; dense arithmetic does not.
+    """
+    target = {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu(), "num-cores": 1}
+    if "avx512f" in codegen.llvm_get_cpu_features(tvm.target.Target(target)):
+        target["mattr"] = ["-prefer-256-bit"]
+    return tvm.target.Target(target)
+
+
+def import_network(model: onnx.ModelProto) -> tvm.ir.IRModule:
+    """Return the network as fused TIR functions, channels last, its weights as constants.
+
+    Raises:
+        Exception: TVM's own, of several kinds, for operators that it does not import.
+    """
+    from tvm.relax.frontend.onnx import from_onnx
+
+    module = from_onnx(model, keep_params_in_input=False)
+    return tvm.transform.Sequential(
+        [
+            relax.transform.DecomposeOpsForInference(),
+            relax.transform.CanonicalizeBindings(),
+            relax.transform.FoldConstant(),
+            relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}),
+            relax.transform.Normalize(),
+            relax.transform.FoldConstant(),
+            relax.get_pipeline("zero"),
+        ]
+    )(module)
+
+
+def shares(names: list[str], trials: int) -> list[int]:
+    """Return the trials of each task: all with multiplications get the same, the others LIGHT_SHARE of that."""
+    weights = [1.0 if "conv" in name or "matmul" in name else LIGHT_SHARE for name in names]
+    return [max(1, round(trials * weight / sum(weights))) for weight in weights]
+
+
+@contextmanager
+def only_user(folder: Path) -> Iterator[None]:
+    """Let one process at a time tune into `folder`; those that wait then find the tasks tuned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def tune(module: tvm.ir.IRModule, target: tvm.target.Target, trials: int, folder: Path, seed: int) -> None:
+    """Spread `trials` over the tasks of `module` that `folder` does not know as tuned with so many already."""
+    tuned_file = folder / "tuned.json"
+    tuned = read_json(tuned_file) if tuned_file.exists() else {}
+    tasks = meta_schedule.relax_integration.extract_tasks(module, target)
+    budget = shares([task.task_name for task in tasks], trials)
+    keys = [f"{structural_hash(task.dispatched[0]) & (2**64 - 1):016x}" for task in tasks]
+    todo = [entry for entry in zip(tasks, budget, keys, strict=True) if tuned.get(entry[2], 0) < entry[1]]
+    print(f"{len(tasks)} tasks, {len(todo)} of them to tune", file=sys.stderr, flush=True)
+    progress = Progress("tuning", sum(share for _, share, _ in todo))
+    for task, share, key in todo:
+        [context], _ = meta_schedule.relax_integration.extracted_tasks_to_tune_contexts(
+            [task],
+            str(folder),
+            strategy=meta_schedule.search_strategy.EvolutionarySearch(
+                population_size=128, init_min_unmeasured=32, genetic_num_iters=2
+            ),
+            num_threads=1,
+            seed=seed,
+        )
+        meta_schedule.tune.tune_tasks(
+            tasks=[context],
+            task_weights=[1.0],
+            work_dir=str(folder),
+            max_trials_global=share,
+            num_trials_per_iter=min(ROUND, share),
+            builder=meta_schedule.builder.LocalBuilder(max_workers=1, timeout_sec=60),
+            runner=meta_schedule.runner.LocalRunner(
+                timeout_sec=60,
+                evaluator_config=meta_schedule.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=10),
+            ),
+        )
+        tuned[key] = share
+        write_json(tuned_file, tuned)
+        progress.advance(share, task.task_name)
+
+
+def compile_network(module: tvm.ir.IRModule, target: tvm.target.Target, folder: Path, out: Path) -> None:
+    """Write the shared library of `module`, each task by the best trial that `folder` knows."""
+    with target:
+        scheduled = relax.transform.MetaScheduleApplyDatabase(str(folder))(module)
+    with atomic_path(out) as partial:
+        tvm.compile(scheduled, target=target).export_library(str(partial))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="FP32 ONNX file with a fixed batch size")
+    parser.add_argument("--trials", type=int, default=256, help="measured candidates, all tasks together")
+    parser.add_argument("--seed", type=int, default=1, help="of the search")
+    parser.add_argument("--database", type=Path, required=True, help="folder where every trial is kept between runs")
+    parser.add_argument("--out", type=Path, required=True, help="shared library (.so) to write")
+    options = parser.parse_args(arguments)
+    logging.getLogger("tvm").setLevel(logging.ERROR)
+    try:
+        module = import_network(load_model(options.model))
+    except tvm.error.TVMError as error:
+        raise InputError(f"{options.model}: TVM does not import it ({str(error).splitlines()[-1]})") from error
+    target = host_target()
+    key = hashlib.sha256(f"{target} {tvm.__version__}".encode()).hexdigest()[:12]
+    folder = options.database / key
+    started = time.monotonic()
+    with only_user(folder):
+        tune(module, target, options.trials, folder, options.seed)
+        compile_network(module, target, folder, options.out)
+    print(f"{options.out}: {options.trials} trials, {target}, {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    run_program(main)
