@@ -100,8 +100,8 @@ def test_gains_are_those_of_the_tables(tmp_path):
     text = draw("plot_sparse_gain", tmp_path, tmp_path / "figure.svg")
     assert "2.50× of 20.0×, pruned" in text
     text = draw("plot_dualsparse_gain", tmp_path, tmp_path / "figure.svg")
-    assert "activation sparsity 2.00×" in text
-    assert "weight sparsity 8.00×" in text
+    assert "+ sparse weights" in text and "block, 95.0 %, step 8.00×" in text
+    assert "+ sparse activations" in text and "dual, 95.0 %, step 2.00×, in all 32.0×" in text
 
 
 def test_quantisation_is_told_with_its_gain_and_its_silent_engines(tmp_path):

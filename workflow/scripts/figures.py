@@ -162,7 +162,7 @@ def draw_rows(axes: Axes, rows: Sequence[Row], label: str, *, write=kilo, log: b
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_label(value, write)))
     if log:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / floor < 300 else (1,)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / floor < 300 else (1,), numticks=20))
     axes.set_xlabel(f"{label}, logarithmic scale" if log else label, loc="left")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)

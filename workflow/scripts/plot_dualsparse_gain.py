@@ -35,8 +35,8 @@ def fastest(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return cases[0] if cases else rows
 
 
-def steps(cases: pd.DataFrame, dense: str, specs: dict[str, dict]) -> list[tuple[str, str, pd.DataFrame]]:
-    """Return the way from a dense FP32 network to both sparsities as (label, what the step adds, rows of its case)."""
+def steps(cases: pd.DataFrame, dense: str, specs: dict[str, dict]) -> list[tuple[str, pd.DataFrame]]:
+    """Return the way from a dense FP32 network to both sparsities as (label, rows of its case)."""
     own = select(cases, engine=ENGINE)
     int8 = select(own, precision="int8")
     gated = [name for name, spec in specs.items() if "column_gate" in spec or "k_winners" in spec]
@@ -44,38 +44,29 @@ def steps(cases: pd.DataFrame, dense: str, specs: dict[str, dict]) -> list[tuple
     both = [name for name in gated if specs[name].get("sparsity")]
     others = cases[(cases["engine"] != ENGINE) & (cases["network"] == dense) & (cases["precision"] == "int8")]
     rival = fastest(others, "engine")
-    title = engine_title(ENGINE)
     reference = select(cases, engine=REFERENCE, network=dense, precision="fp32")
+    fastest_other = f"{engine_title(rival['engine'].iloc[0])} INT8" if len(rival) else "another engine, INT8"
     return [
-        (f"{engine_title(REFERENCE)}, FP32, dense", "", reference),
-        (
-            f"{engine_title(rival['engine'].iloc[0])}, INT8, dense" if len(rival) else "Other engine, INT8, dense",
-            "",
-            rival,
-        ),
-        (f"{title}, FP32, dense", "", select(own, network=dense, precision="fp32")),
-        (f"{title}, INT8, dense", "INT8", select(int8, network=dense)),
-        (f"{title}, INT8, sparse weights", "weight sparsity", fastest(int8[int8["network"].isin(sparse)], "network")),
-        (
-            f"{title}, INT8, both sparse",
-            "activation sparsity",
-            fastest(int8[int8["network"].isin(both)], "network"),
-        ),
+        (f"{engine_title(REFERENCE)} FP32", reference),
+        (fastest_other, rival),
+        (f"{engine_title(ENGINE)} FP32", select(own, network=dense, precision="fp32")),
+        ("+ INT8", select(int8, network=dense)),
+        ("+ sparse weights", fastest(int8[int8["network"].isin(sparse)], "network")),
+        ("+ sparse activations", fastest(int8[int8["network"].isin(both)], "network")),
     ]
 
 
-def bar_of_step(chain: list[tuple[str, str, pd.DataFrame]], number: int, correct: float | None) -> Bar:
+def bar_of_step(chain: list[tuple[str, pd.DataFrame]], number: int, correct: float | None) -> Bar:
     """Return the bar of one step, its note telling its accuracy, its own gain and the gain over the reference."""
-    _, adds, rows = chain[number]
-    reference = chain[0][2]
+    rows, reference = chain[number][1], chain[0][1]
     notes = []
     if number >= 4 and len(rows):
         notes.append(str(rows["network"].iloc[0]))
     if correct is not None:
         notes.append(f"{100 * correct:.1f} %")
-    own = ratio(rows, chain[number - 1][2]) if number >= 3 else None
+    own = ratio(rows, chain[number - 1][1]) if number >= 3 else None
     if own:
-        notes.append(f"{adds} {times(own.value)}")
+        notes.append(f"step {times(own.value)}")
     total = ratio(rows, reference) if number else None
     if total:
         notes.append(f"in all {times(total.value)}")
@@ -95,9 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for batch_size in BATCH_SIZES:
         chain = steps(select(cases, batch_size=batch_size), dense, specs)
-        if any(len(step[2]) for step in chain[2:]):
+        if any(len(step[1]) for step in chain[2:]):
             rows.append(Row(f"Batch size {batch_size}"))
-            for number, (label, _, case) in enumerate(chain):
+            for number, (label, case) in enumerate(chain):
                 named = case[["network", "precision", "engine"]].iloc[0] if len(case) else None
                 correct = None if named is None else accuracy(networks, accuracies, *named)
                 rows.append(Row(label, [bar_of_step(chain, number, correct)]))
