@@ -5,8 +5,16 @@ import torch
 
 from files import InputError
 from network import build_network
-from sparsity import apply_masks, global_sparsities, layer_mask, magnitude_masks, make_masks, verify_masks
-from sparsity_patterns import LAYERS, PATTERNS, check_spec, effective_pattern, kept_of_64
+from sparsity import (
+    apply_masks,
+    global_sparsities,
+    group_first_outputs,
+    layer_mask,
+    magnitude_masks,
+    make_masks,
+    verify_masks,
+)
+from sparsity_patterns import LAYERS, PATTERNS, TAP_QUADS, check_spec, effective_pattern, kept_of_64
 
 SPARSITY = {"conv1": 0.5, "conv2": 0.8, "linear1": 0.9375}
 
@@ -89,6 +97,7 @@ def test_n_of_64_keeps_the_largest_of_every_group(model):
 
 def test_first_convolution_has_no_channels_to_group(model):
     weight = model.conv1.weight.detach()
+    weight = weight / weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)  # batch norm undoes each output's scale
     plain = magnitude_masks(model, SPARSITY, "unstructured")["conv1"]
     assert torch.equal(magnitude_masks(model, SPARSITY, "complementary")["conv1"], plain)
     quads = [[(row, column) for column in range(4)] for row in range(5)]
@@ -106,6 +115,34 @@ def test_first_convolution_has_no_channels_to_group(model):
                     scores.append(torch.stack([weights[:, row, column] for row, column in quad]).square().mean())
                 order = torch.stack(scores).argsort(descending=True)
                 assert sorted(order[:kept].tolist()) == [i for i, stays in enumerate(found) if stays]
+
+
+def test_grouping_the_first_outputs_changes_the_order_only(model):
+    grouped = build_network({}, 12)
+    grouped.load_state_dict(model.state_dict())
+    grouped.bn1.running_mean.normal_(generator=generator())
+    before = build_network({}, 12)
+    before.load_state_dict(grouped.state_dict())
+    group_first_outputs(grouped, 0.36)
+    assert not torch.equal(grouped.conv1.weight, before.conv1.weight)
+    x = torch.randn(5, 1, 32, 32, generator=generator())
+    with torch.no_grad():
+        torch.testing.assert_close(grouped.eval()(x), before.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_grouping_gathers_filters_that_keep_the_same_taps():
+    """Filters that each live on one of four sets of taps, in a random order, end up in blocks that lose nothing."""
+    network = build_network({}, 12)
+    sets = [(0, 1, 2, 3), (1, 2, 3, 4), (0, 2, 4, 5), (0, 1, 4, 6)]
+    with torch.no_grad():
+        weight = network.conv1.weight.view(64, 25)
+        for output, which in enumerate(torch.randperm(64, generator=generator()).tolist()):
+            alive = [tap for quad in sets[which % 4] for tap in TAP_QUADS[quad]]
+            weight[output, [tap for tap in range(25) if tap not in alive]] = 0
+    nonzero = int(torch.count_nonzero(network.conv1.weight))
+    group_first_outputs(network, 0.36)
+    apply_masks(network, magnitude_masks(network, {"conv1": 0.36}, "n_of_64"))
+    assert int(torch.count_nonzero(network.conv1.weight)) == nonzero
 
 
 def greedy_complementary(scores, capacity):

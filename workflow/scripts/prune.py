@@ -15,7 +15,8 @@ import torch
 
 from files import InputError, run_program
 from network import GscCnn, build_network, load_network
-from sparsity import Masks, apply_masks, global_sparsities, magnitude_masks, verify_masks
+from sparsity import Masks, apply_masks, global_sparsities, group_first_outputs, magnitude_masks, verify_masks
+from sparsity_patterns import effective_pattern
 from training import TrainingData, fit, save_results, settings_from
 
 #: Share of the training in which weights are removed.
@@ -90,6 +91,8 @@ class GradualPruning:
         if not isinstance(sparsity, dict):
             # The trained network decides, once, how the layers share the sparsity asked for.
             sparsity = global_sparsities(model, sparsity, pattern)
+        if "conv1" in sparsity and effective_pattern("conv1", pattern) == "tap_quads":
+            group_first_outputs(model, sparsity["conv1"])
         self.choose = LevelMasks(model, sparsity) if pattern == "unstructured" else PatternMasks(sparsity, pattern)
         self.update = 0
         self.masks: Masks = {}
