@@ -46,34 +46,28 @@ NETWORK_COLUMNS = {
     "nonzero_macs": float,
 }
 ACCURACY_COLUMNS = {"engine": str, "network": str, "seed": int, "precision": str, "accuracy": float, "status": str}
-#: The ablation of quantisation: what benchmarks.csv has, by variant. `operators`: the quantised operator types, sorted
-#: and separated by spaces; empty for the FP32 network that the variants are compared with.
+#: What ablate_quantization.py writes for each variant; `ratio` is the gain over FP32, with its range over the rounds.
 ABLATION_COLUMNS = {
     "engine": str,
-    "variant": str,
-    "form": str,
-    "operators": str,
     "network": str,
     "batch_size": int,
-    "cores": str,
-    "round": int,
-    "throughput_words_per_s": float,
+    "variant": str,
     "accuracy": float,
+    "throughput_words_per_s": float,
+    "ratio": float,
+    "ratio_low": float,
+    "ratio_high": float,
     "status": str,
     "reason": str,
-    "machine": str,
 }
-#: Time per operator type, as the engines' own profilers tell.
+#: What profile_operators.py writes for each operator; `microseconds` are those of a whole batch.
 PROFILE_COLUMNS = {
     "engine": str,
     "network": str,
     "precision": str,
     "batch_size": int,
-    "operator": str,
-    "us_per_word": float,
-    "status": str,
-    "reason": str,
-    "machine": str,
+    "kind": str,
+    "microseconds": float,
 }
 PUBLISHED_COLUMNS = {
     "platform": str,
@@ -154,14 +148,14 @@ def load_published(path: Path) -> pd.DataFrame:
     return load_table(path, PUBLISHED_COLUMNS)
 
 
-def load_ablation(path: Path) -> pd.DataFrame:
-    """Read ablate_quantization.csv, a row per variant and round."""
-    return load_table(path, ABLATION_COLUMNS)
+def load_ablation(paths: Iterable[Path]) -> pd.DataFrame:
+    """Read the tables of ablate_quantization.py, one per engine, as one: a row per variant."""
+    return pd.concat([load_table(path, ABLATION_COLUMNS) for path in paths])
 
 
-def load_profile(path: Path) -> pd.DataFrame:
-    """Read profile_operators.csv, a row per engine, precision and operator type."""
-    return load_table(path, PROFILE_COLUMNS)
+def load_profiles(paths: Iterable[Path]) -> pd.DataFrame:
+    """Read the tables of profile_operators.py, one per engine and precision, as one: a row per operator."""
+    return pd.concat([load_table(path, PROFILE_COLUMNS) for path in paths])
 
 
 def load_specs(path: Path) -> dict[str, dict]:
@@ -324,14 +318,5 @@ def input_parser(description: str, *, networks: bool = True, published: bool = F
         parser.add_argument("--networks", type=Path, required=True, help="networks.csv")
     if published:
         parser.add_argument("--published", type=Path, required=True, help="published throughputs, resources/fpga.csv")
-    parser.add_argument("--out", type=Path, required=True, help="file to write")
-    return parser
-
-
-def page_parser(description: str, **tables: str) -> argparse.ArgumentParser:
-    """Return a parser with a required option for each of `tables` (its name: its help) and for the output."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, text in tables.items():
-        parser.add_argument(f"--{name}", type=Path, required=True, help=text)
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     return parser

@@ -1,45 +1,51 @@
-"""What quantisation gains, by what is quantised: throughput of every variant of the ablation, with its accuracy."""
+"""What quantisation gains, by what is quantised: every variant of the ablation over FP32, with its accuracy."""
 
-from figures import Row, draw_rows, heading, new_figure, nothing, save, speed_bar
+from pathlib import Path
+
+from figures import Bar, Row, draw_rows, engine_colour, heading, new_figure, save
 from files import run_program
-from measurements import engine_title, in_order, load_ablation, origin, page_parser, select, times
-from ratios import ratio
+from measurements import (
+    engine_title,
+    in_order,
+    input_parser,
+    kilo,
+    load_ablation,
+    load_benchmarks,
+    select,
+    times,
+    why_missing,
+)
+from ratios import Estimate
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = page_parser(__doc__, ablation="ablate_quantization.csv").parse_args(arguments)
+    parser = input_parser(__doc__, networks=False)
+    parser.add_argument("--ablation", type=Path, nargs="+", required=True, help="tables of ablate_quantization.py")
+    options = parser.parse_args(arguments)
     ablation = load_ablation(options.ablation)
     rows = []
     for engine in in_order(ablation["engine"]):
-        own = select(ablation, engine=engine)
-        whole = select(own, operators="")
         rows.append(Row(engine_title(engine)))
-        for variant, cases in own.groupby("variant", sort=False):
-            notes = []
-            accuracies = select(cases, status="ok")["accuracy"].dropna()
-            if len(accuracies):
-                notes.append(f"{100 * accuracies.iloc[0]:.1f} %")
-            gain = ratio(cases, whole)
-            if gain and (cases["operators"] != "").all():
-                notes.append(f"{times(gain.value)} FP32")
-            rows.append(Row(variant, [speed_bar(cases, note=", ".join(notes))]))
+        for _, variant in select(ablation, engine=engine).iterrows():
+            if variant["status"] == "ok":
+                gain = Estimate(variant["ratio"], variant["ratio_low"], variant["ratio_high"], 1)
+                note = f"{kilo(variant['throughput_words_per_s'])} words/s, {100 * variant['accuracy']:.1f} %"
+            else:
+                gain, note = None, why_missing(variant.to_frame().T)
+            rows.append(Row(variant["variant"], [Bar(gain, engine_colour(engine), note)]))
     figure, [axes] = new_figure(1.45 * len(rows))
-    if rows:
-        draw_rows(axes, rows, "Throughput in words/s")
-        titles = {engine_title(engine) for engine in ablation["engine"]}
-        for label in axes.get_yticklabels():
-            if label.get_text() in titles:
-                label.set_fontweight("bold")
-    else:
-        nothing(axes, "This study does not vary what is quantised.")
+    draw_rows(axes, rows, "Throughput INT8 / FP32, same engine", write=times)
+    axes.axvline(1, color="#222222", linewidth=0.9, linestyle="--", zorder=3)
+    titles = {engine_title(engine) for engine in ablation["engine"]}
+    for label in axes.get_yticklabels():
+        if label.get_text() in titles:
+            label.set_fontweight("bold")
     heading(figure, "What quantisation gains, by what is quantised")
-    cases = ablation[["network", "batch_size", "cores"]].drop_duplicates().itertuples(index=False)
-    note = "; ".join(
-        f"Network {network}, batch size {size}, {'whole processor' if cores == 'all' else 'one core'}"
-        for network, size, cores in cases
-    )
-    note += ". Behind each value: accuracy on the test set, and the gain over FP32."
-    save(figure, options.out, origin(ablation, note=note))
+    cases = ablation[["network", "batch_size"]].drop_duplicates().itertuples(index=False)
+    note = "; ".join(f"Network {network}, batch size {size}, one core" for network, size in cases)
+    note += ". Behind each value: throughput, and accuracy on the test set. Whiskers: range over rounds."
+    machines = ", ".join(dict.fromkeys(load_benchmarks(options.benchmarks)["machine"]))
+    save(figure, options.out, f"{note} Machine: {machines}.")
 
 
 if __name__ == "__main__":
