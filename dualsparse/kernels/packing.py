@@ -177,5 +177,7 @@ def ranking(used: np.ndarray) -> np.ndarray:
 
     The quad that fewest outputs use decides first, so that it is skipped for most groups.
     """
+    if not len(used):
+        return np.arange(used.shape[1])
     by_rarity = np.argsort(used.sum(axis=1), kind="stable")
     return np.lexsort(used[by_rarity[::-1]])
