@@ -20,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration import batches, load_calibration
 from engines import engine_class
 from engines.protocol import Engine, UnsupportedCase
 from files import InputError, atomic_path, run_program
 from progress import Progress
-from quantization import batch_size_of, batches, load_model
+from quantization import batch_size_of, load_model
 
 COLUMNS = (
     *("engine", "engine_version", "network", "batch_size", "variant", "order", "quantized", "method", "accuracy"),
@@ -106,7 +107,7 @@ def openvino_variants(model: Path, calibration: Path, layers: list[str]) -> list
 def deepsparse_variants(model: Path, calibration: Path, layers: list[str]) -> list[Variant]:
     import onnx
 
-    from quantization import activation_ranges, load_calibration
+    from quantization import activation_ranges
     from quantize_deepsparse import integer_model, own_operator_share, quantizable_nodes
 
     clips = load_calibration(calibration)

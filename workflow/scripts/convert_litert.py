@@ -17,8 +17,9 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 from onnx import numpy_helper
 
+from calibration import load_calibration
 from files import InputError, atomic_path, run_program
-from quantization import activation_ranges, int8_weights, load_calibration, load_model
+from quantization import activation_ranges, int8_weights, load_model
 
 #: LiteRT's file identifier and schema version.
 IDENTIFIER, VERSION = b"TFL3", 3

@@ -1,13 +1,13 @@
-"""What the quantisation tools share: their arguments, the model to quantise, and the calibration clips."""
+"""What the quantisation tools share: their arguments, the model to quantise, and the ranges of its activations."""
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from calibration import batches
 from files import InputError
 
 #: The newest IR version that every engine of the study reads.
@@ -97,29 +97,6 @@ def relu_before_pool(model: onnx.ModelProto) -> onnx.ModelProto:
     del result.graph.value_info[:]
     onnx.checker.check_model(result)
     return result
-
-
-def load_calibration(path: Path) -> np.ndarray:
-    """Return the calibration clips, float32 [clips, 1, mels, frames].
-
-    Raises:
-        InputError: the file is missing or holds no such array.
-    """
-    try:
-        with np.load(path) as arrays:
-            clips = arrays["x"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path}: expected an npz file with the array x ({error})") from error
-    if clips.dtype != np.float32 or clips.ndim != 4 or len(clips) == 0:
-        raise InputError(f"{path}: x: expected float32 [clips, 1, mels, frames], found {clips.dtype} {clips.shape}")
-    return clips
-
-
-def batches(clips: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield all clips in batches of exactly `batch_size`; the last is filled up with the first clips."""
-    for start in range(0, len(clips), batch_size):
-        indices = np.arange(start, start + batch_size) % len(clips)
-        yield np.ascontiguousarray(clips[indices])
 
 
 def activation_ranges(model: onnx.ModelProto, tensors: list[str], clips: np.ndarray) -> dict[str, tuple[float, float]]:

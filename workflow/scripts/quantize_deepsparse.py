@@ -21,8 +21,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from calibration import load_calibration
 from files import InputError, atomic_path, run_program
-from quantization import activation_ranges, batch_size_of, int8_weights, load_calibration, load_model, parse_arguments
+from quantization import activation_ranges, batch_size_of, int8_weights, load_model, parse_arguments
 
 #: The integer counterparts, and the axis of the weights that counts output channels.
 INTEGER_OPERATORS = {"Conv": ("ConvInteger", 0), "MatMul": ("MatMulInteger", 1)}

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import onnx
 
+from calibration import batches, load_calibration
 from files import atomic_path, run_program
-from quantization import KEEP_ORDER, batch_size_of, batches, check_nodes, load_calibration, load_model, parse_arguments
+from quantization import KEEP_ORDER, batch_size_of, check_nodes, load_model, parse_arguments
 
 FORMS = ("qoperator", "qdq")
 METHODS = ("minmax", "entropy", "percentile")
