@@ -154,11 +154,6 @@ TRAINED_FILES = [
 ]
 
 
-def attempt(environment_name):
-    """The start of a command that may fail without ending the study (see workflow/scripts/attempt.py)."""
-    return f"python workflow/scripts/attempt.py {environment_option(environment_name)}"
-
-
 def benchmark_files():
     return [
         f"results/benchmark/{DATA}/{case.network}/{case.precision}/{case.engine}/"

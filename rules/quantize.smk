@@ -1,50 +1,56 @@
-# INT8 networks, each by the engine's own tool, calibrated on training clips. A tool that fails leaves an empty model
-# and the reason beside it: the engine's rows show it, and the study goes on.
+# Models in the form that an engine wants: quantised to INT8 by its own tool and calibrated on training clips, converted
+# to its own format, or tuned for this CPU. A tool that fails leaves an empty model and the reason beside it: the
+# engine's rows show it, and the study goes on.
 
+CALIBRATED = "--calibration results/extract_features/{data}/calibration.npz"
+# Rule, of the script's name: its environment, the form of the model, and the options of the script.
+PREPARATIONS = {
+    "quantize_onnxruntime": ("onnxruntime", "onnx", CALIBRATED),
+    "quantize_qdq": ("onnxruntime", "onnx", CALIBRATED),
+    "quantize_openvino": ("openvino", "onnx", CALIBRATED),
+    "quantize_deepsparse": ("deepsparse", "onnx", CALIBRATED),
+    "quantize_litert": ("litert", "tflite", CALIBRATED),
+    "convert_litert": ("litert", "tflite", ""),
+    "tune_tvm": (
+        "tvm",
+        "so",
+        f"--trials {config['tuning']['tvm_trials']} --database results/cache/tune_tvm",
+    ),
+}
 
-rule quantize_onnxruntime:
-    input:
-        model=rules.export_onnx.output,
-        calibration="results/extract_features/{data}/calibration.npz",
-        environment=environment("onnxruntime"),
-        code=sources("quantize_onnxruntime", "attempt"),
-    output:
-        model="results/quantize_onnxruntime/{data}/{network}/seed{seed}/batch{batch_size}.onnx",
-        status="results/quantize_onnxruntime/{data}/{network}/seed{seed}/batch{batch_size}.onnx.json",
-    log:
-        "logs/quantize_onnxruntime/{data}/{network}/seed{seed}/batch{batch_size}.log",
-    conda:
-        "../envs/onnxruntime.yaml"
-    params:
-        python=python("onnxruntime"),
-        attempt=attempt("onnxruntime"),
-    message:
-        "Quantising {wildcards.network}, batch {wildcards.batch_size}, with ONNX Runtime"
-    shell:
-        "{params.attempt} --model {output.model} --status {output.status} -- "
-        "{params.python} workflow/scripts/quantize_onnxruntime.py --model {input.model} "
-        "--calibration {input.calibration} --out {output.model} > {log} 2>&1"
+for preparation, (tool, form, options) in PREPARATIONS.items():
 
-
-rule quantize_openvino:
-    input:
-        model=rules.export_onnx.output,
-        calibration="results/extract_features/{data}/calibration.npz",
-        environment=environment("openvino"),
-        code=sources("quantize_openvino", "attempt"),
-    output:
-        model="results/quantize_openvino/{data}/{network}/seed{seed}/batch{batch_size}.onnx",
-        status="results/quantize_openvino/{data}/{network}/seed{seed}/batch{batch_size}.onnx.json",
-    log:
-        "logs/quantize_openvino/{data}/{network}/seed{seed}/batch{batch_size}.log",
-    conda:
-        "../envs/openvino.yaml"
-    params:
-        python=python("openvino"),
-        attempt=attempt("openvino"),
-    message:
-        "Quantising {wildcards.network}, batch {wildcards.batch_size}, with OpenVINO's NNCF"
-    shell:
-        "{params.attempt} --model {output.model} --status {output.status} -- "
-        "{params.python} workflow/scripts/quantize_openvino.py --model {input.model} "
-        "--calibration {input.calibration} --out {output.model} > {log} 2>&1"
+    rule:
+        name:
+            preparation
+        input:
+            model=rules.export_onnx.output,
+            calibration=(
+                "results/extract_features/{data}/calibration.npz"
+                if options == CALIBRATED
+                else []
+            ),
+            environment=environment(tool),
+            code=sources(preparation, "attempt"),
+        output:
+            model=f"results/{preparation}/{{data}}/{{network}}/seed{{seed}}/batch{{batch_size}}.{form}",
+            status=f"results/{preparation}/{{data}}/{{network}}/seed{{seed}}/batch{{batch_size}}.{form}.json",
+        log:
+            f"logs/{preparation}/{{data}}/{{network}}/seed{{seed}}/batch{{batch_size}}.log",
+        conda:
+            f"../envs/{tool}.yaml"
+        # The tuner times its candidates, and DeepSparse's compiler is tried with every layout of threads.
+        threads: EVERY_CORE if preparation in ("tune_tvm", "quantize_deepsparse") else 1
+        params:
+            environment=environment_option(tool),
+            python=python(tool),
+            script=f"workflow/scripts/{preparation}.py",
+            options=lambda wildcards, options=options: options.format(
+                data=wildcards.data
+            ),
+        message:
+            f"{preparation}: {{wildcards.network}}, batch {{wildcards.batch_size}}"
+        shell:
+            "python workflow/scripts/attempt.py {params.environment} --model {output.model} "
+            "--status {output.status} -- {params.python} {params.script} --model {input.model} {params.options} "
+            "--out {output.model} > {log} 2>&1"

@@ -1,5 +1,6 @@
 """The training loop, on tones."""
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -164,13 +165,29 @@ def test_masks_hide_runs_of_frames_and_bands(data: TrainingData) -> None:
         assert len(row.nonzero()) == 0 or row.nonzero().max() - row.nonzero().min() == row.sum() - 1
 
 
-def test_unknown_words_are_drawn_anew(data: TrainingData) -> None:
-    orders = [data.epoch_order(torch.Generator().manual_seed(seed)).tolist() for seed in range(2)]
-    # 24 clips of each class: of the unknown words a tenth of the 72 clips with words, rounded up.
-    assert [len(set(order)) for order in orders] == [104, 104] == [data.clips_per_epoch] * 2
-    unknown = [{row for row in order if data.labels[row] == 3} for order in orders]
-    assert [len(rows) for rows in unknown] == [8, 8]
-    assert unknown[0] != unknown[1]
+def test_an_epoch_has_as_many_clips_of_each_class_and_other_unknown_words_each_time(data: TrainingData) -> None:
+    orders = [data.epoch_order(torch.Generator().manual_seed(seed)) for seed in range(2)]
+    words = [name for name in data.classes if name not in ("unknown", "silence")]
+    largest = max(int((data.labels == data.classes.index(word)).sum()) for word in words)
+    for order in orders:
+        assert torch.bincount(data.labels[order]).tolist() == [largest] * len(data.classes)
+        assert len(order) == data.clips_per_epoch
+    assert orders[0].tolist() != orders[1].tolist()
+
+
+def test_a_rare_class_comes_as_often_as_the_others_and_a_common_one_is_drawn_from(data: TrainingData) -> None:
+    uneven = copy.copy(data)
+    low, unknown = data.classes.index("low"), data.classes.index("unknown")
+    uneven._rows = [rows[:5] if label == low else rows for label, rows in enumerate(data._rows)]
+    uneven._rows[unknown] = torch.cat([data._rows[unknown], data._rows[low][5:]])
+    generator = torch.Generator().manual_seed(0)
+    orders = [uneven.epoch_order(generator).tolist() for _ in range(2)]
+    for order in orders:
+        assert len(order) == data.clips_per_epoch
+        counts = [order.count(row) for row in uneven._rows[low].tolist()]
+        assert sum(counts) == 24 and max(counts) - min(counts) == 1
+    drawn = [set(order) & set(uneven._rows[unknown].tolist()) for order in orders]
+    assert [len(rows) for rows in drawn] == [24, 24] and drawn[0] != drawn[1]
 
 
 def test_settings() -> None:

@@ -38,6 +38,8 @@ CLASS_SETS = {
 }
 #: Unknown words, and silence, as a share of the number of clips with the class set's words.
 UNKNOWN_SHARE = SILENCE_SHARE = 0.1
+#: Loudness (RMS) of the silences that are drawn, from and to, in decibel below the largest sample.
+SILENCE_DBFS = (-70.0, -10.0)
 
 SPLITS = ("train", "validation", "test")
 NOISE_FOLDER = "_background_noise_"
@@ -126,10 +128,16 @@ def split_by_hash(name: str) -> str:
 
 
 def draw_silence(noise: np.ndarray, clips: np.ndarray, rng: np.random.Generator) -> None:
-    """Fill `clips`, int16 [n, samples], with random seconds of `noise`, int16 [samples], at random volumes."""
+    """Fill `clips`, int16 [n, samples], with random seconds of `noise`, int16 [samples], whisper-quiet to loud.
+
+    The recordings themselves may all be quiet, but the test set's silences span this range.
+    """
     for clip in clips:
         start = rng.integers(len(noise) - CLIP_SAMPLES + 1)
-        clip[:] = np.rint(noise[start : start + CLIP_SAMPLES] * rng.uniform(0, 1))
+        second = noise[start : start + CLIP_SAMPLES].astype(np.float64)
+        loudness = 2**15 * 10 ** (rng.uniform(*SILENCE_DBFS) / 20)
+        second *= loudness / max(1.0, np.sqrt(np.mean(second**2)))
+        clip[:] = np.rint(np.clip(second, -(2**15), 2**15 - 1))
 
 
 class SpeechCommands:

@@ -16,7 +16,7 @@ from files import InputError, atomic_path, read_json, write_json
 from frontend import LogMel, to_waveform
 from network import LAYERS, GscCnn, KWinners, layer_table, save_network
 from progress import Progress
-from speech_commands import SAMPLE_RATE, SILENCE, UNKNOWN, UNKNOWN_SHARE
+from speech_commands import SAMPLE_RATE, SILENCE, UNKNOWN
 
 CHECKPOINT_INTERVAL_S = 30
 #: Steps between two updates of the moving average.
@@ -37,7 +37,7 @@ class Settings:
     distillation: float = 0.7  # share of the teacher's opinion in the loss, where there is a teacher
     shift_ms: float = 50.0
     speed: float = 0.05  # largest relative change of speed and pitch
-    noise: float = 0.05  # largest volume of the background noise mixed in
+    noise: float = 0.2  # loudest background noise mixed in, as a share of the clip's own loudness
     gain_db: float = 6.0
     mask_frames: int = 3  # SpecAugment: longest run of time frames,
     mask_mels: int = 3  # and of mel bands that is hidden
@@ -86,11 +86,12 @@ class TrainingData:
         self.mean, self.std = front_end["mean"], front_end["std"]
         self.validation = self._features(features / "validation.npz")
         self.test = self._features(features / "test.npz")
-        unknown = self.labels == self.classes.index(UNKNOWN)
-        self._unknown, self._known = torch.nonzero(unknown).flatten(), torch.nonzero(~unknown).flatten()
-        words = int((self.labels[self._known] != self.classes.index(SILENCE)).sum())
-        self._unknown_drawn = min(len(self._unknown), math.ceil(UNKNOWN_SHARE * words))
-        self.clips_per_epoch = len(self._known) + self._unknown_drawn
+        self._rows = [torch.nonzero(self.labels == label).flatten() for label in range(len(self.classes))]
+        #: Clips of each class in an epoch: all classes are tested equally often, so all are trained equally often.
+        self._clips_per_class = max(
+            len(rows) for rows, name in zip(self._rows, self.classes, strict=True) if name not in (UNKNOWN, SILENCE)
+        )
+        self.clips_per_epoch = self._clips_per_class * len(self.classes)
 
     @staticmethod
     def _features(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,10 +99,17 @@ class TrainingData:
             return torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
 
     def epoch_order(self, generator: torch.Generator) -> torch.Tensor:
-        """Return the rows of one epoch in random order; its unknown words are drawn anew each time."""
-        drawn = torch.randperm(len(self._unknown), generator=generator)[: self._unknown_drawn]
-        rows = torch.cat([self._known, self._unknown[drawn]])
-        return rows[torch.randperm(len(rows), generator=generator)]
+        """Return the rows of one epoch in random order, as many of each class as the largest word has clips.
+
+        Clips of rarer classes come more than once; of the many unknown words, each epoch draws others.
+        """
+        drawn = []
+        for rows in self._rows:
+            repeats = math.ceil(self._clips_per_class / len(rows))
+            shuffled = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(repeats)]
+            drawn.append(torch.cat(shuffled)[: self._clips_per_class])
+        order = torch.cat(drawn)
+        return order[torch.randperm(len(order), generator=generator)]
 
 
 class Augmentation:
@@ -137,8 +145,10 @@ class Augmentation:
         moved *= 10 ** (uniform(-settings.gain_db, settings.gain_db) / 20)
         starts = torch.randint(len(self.data.noise) - samples + 1, (batch, 1), generator=generator)
         background = self.data.noise[starts + torch.arange(samples)]
-        # A fifth of the clips stays as clean as it was recorded.
-        volume = uniform(0, settings.noise) * (uniform(0, 1) < 0.8)
+        # Data sets record their noise at any volume: what counts is how loud it is beside the word. A fifth of the
+        # clips stays as clean as it was recorded.
+        share = uniform(0, settings.noise) * (uniform(0, 1) < 0.8)
+        volume = share * loudness(moved) / loudness(background).clamp_(min=1e-5)
         return moved.addcmul_(background, volume).clamp_(-1, 1)
 
     def mask(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -150,6 +160,11 @@ class Augmentation:
             index = torch.arange(size).reshape([-1 if i == axis else 1 for i in range(4)])
             x = x.masked_fill((index >= start.floor()) & (index < start.floor() + length.floor()), 0)
         return x
+
+
+def loudness(waveforms: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square of each waveform, [batch, 1], of `waveforms`, [batch, samples]."""
+    return waveforms.square().mean(1, keepdim=True).sqrt()
 
 
 class Average:
