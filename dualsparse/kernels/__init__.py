@@ -1,5 +1,6 @@
 """Fast kernels for integer layers, generated and compiled for the CPU at hand."""
 
-from .program import IntegerProgram, compile_program
+from .compiled import CompiledProgram
+from .program import compile_program
 
-__all__ = ["IntegerProgram", "compile_program"]
+__all__ = ["CompiledProgram", "compile_program"]

@@ -1,25 +1,17 @@
 """From integer layers to one compiled function that runs them all."""
 
-import functools
-import hashlib
-import importlib.util
-import os
-import sys
-import tempfile
-import threading
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from time import perf_counter
-from types import ModuleType
 
-import llvmlite
-import numba
 import numpy as np
 
-from dualsparse.layers import ColumnGate, InputQuantization, IntegerLayer
+from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
 
 from . import cpu, source
+from .batched import BatchedBuilder
+from .compiled import CompiledProgram, Constants, Operations, Unsupported, check_layers
 from .packing import (
     LANES,
     REGISTER,
@@ -36,132 +28,44 @@ from .packing import (
 
 #: Samples whose activations wait together for a linear layer, so that its weights are fetched once for all of them.
 CHUNK = 16
+#: The smallest batch for which a register of 16 samples is considered.
+LEAST_BATCH = 4
 #: Accumulators of a tile: 32 registers less the weights, the activations and what pooling needs.
 ACCUMULATORS = 24
 
 
-@dataclass(frozen=True)
-class Operations:
-    """What a layer asks of the processor, per sample."""
-
-    permutations: int  # vpermb
-    products: int  # vpdpbusd
-    others: int  # 512-bit instructions of pooling and requantisation
-    weight_bytes: int  # read once per sample or, by a linear layer, once per chunk
-
-
-class Unsupported(Exception):
-    """A sequence of layers has no fast program; the message says why."""
-
-
-class IntegerProgram:
-    """Integer layers, compiled for one CPU. Calls share only what they read; see `dualsparse.layers.Program`.
-
-    Attributes:
-        operations: per layer, what it takes per sample, if no column is left out.
-    """
-
-    def __init__(self, module: ModuleType, builder: "_Builder"):
-        self.kernels = builder.kernels
-        self.operations = builder.operations
-        self._run = module.run
-        self._repeat = module.repeat
-        self._constants = builder.constants.blob()
-        self._constants_address = self._constants.ctypes.data
-        self._workspace = builder.workspace()
-        self._local = threading.local()
-
-    def __call__(self, x: np.ndarray, out: np.ndarray) -> int:
-        return self._run(x, out, self._own_workspace(), self._constants_address)
-
-    def _own_workspace(self) -> int:
-        """The address of the calling thread's workspace."""
-        try:
-            return self._local.workspace
-        except AttributeError:
-            memory = _aligned(self._workspace)
-            self._local.memory = memory
-            self._local.workspace = memory.ctypes.data
-            return self._local.workspace
-
-    def part_seconds(self, x: np.ndarray, out: np.ndarray, times: int = 20) -> list[float]:
-        """Time each part by itself, repeated `times` times on what a run on x leaves in the workspace.
-
-        Returns:
-            Seconds per sample: of the quantisation of the input, of the gate (near zero if there is none), then of
-            each layer. The branches that depend on the input repeat, so a gate's cost is a little flattered.
-        """
-        self(x, out)
-        seconds = []
-        for number in range(len(self.kernels) + 2):
-            self._repeat(number, 1, x, self._own_workspace(), self._constants_address)
-            start = perf_counter()
-            self._repeat(number, times, x, self._own_workspace(), self._constants_address)
-            seconds.append((perf_counter() - start) / times / min(CHUNK, len(x)))
-        return seconds
-
-    def layer_seconds(self, x: np.ndarray, out: np.ndarray) -> list[float]:
-        """The seconds that each layer takes for all of x; the first one's are those of the input and the gate, too."""
-        reading, gating, *layers = self.part_seconds(x, out)
-        layers[0] += reading + gating
-        return [seconds * len(x) for seconds in layers]
-
-
 def compile_program(
-    layers: list[IntegerLayer],
-    quantization: InputQuantization,
+    layers: Sequence[FloatLayer] | Sequence[IntegerLayer],
+    quantization: InputQuantization | None,
     gate: ColumnGate | None = None,
+    batch_size: int = 1,
     features: frozenset[str] | None = None,
-) -> IntegerProgram | None:
-    """Compile a sequence of integer layers, or load it from the cache of an earlier run.
+) -> CompiledProgram | None:
+    """Compile a sequence of layers, or load it from the cache of an earlier run.
 
     Args:
-        layers: the last one with float32 output.
-        quantization: of the float32 input.
+        layers: all of integers, the last one with float32 output; or all of float32.
+        quantization: of the float32 input, for layers of integers.
         gate: a choice of columns, or None.
+        batch_size: how many samples a call usually has. Programs run any number, but are made for it.
         features: what the CPU may be assumed to have (LLVM's names); by default all that it has.
 
     Returns:
-        The program; None if this CPU or this sequence of layers has no fast one.
+        The fastest program; None if this CPU or this sequence of layers has no fast one.
     """
     if not (cpu.host_features() if features is None else features) >= cpu.REQUIRED:
         return None
-    try:
-        builder = _Builder(layers, quantization, gate)
-    except Unsupported:
-        return None
-    return IntegerProgram(_load(builder.text()), builder)
-
-
-def _aligned(content: np.ndarray) -> np.ndarray:
-    """A copy of uint8 `content` that begins at a cache line: registers that cross lines cost twice."""
-    memory = np.empty(len(content) + REGISTER, np.uint8)
-    skipped = -memory.ctypes.data % REGISTER
-    aligned = memory[skipped : skipped + len(content)]
-    aligned[:] = content
-    return aligned
-
-
-@dataclass
-class _Constants:
-    """Arrays that become one block of memory, behind the table of their distances from its start."""
-
-    pieces: list[np.ndarray] = field(default_factory=list)
-
-    def add(self, array: np.ndarray) -> int:
-        """The number of the new piece."""
-        self.pieces.append(np.ascontiguousarray(array))
-        return len(self.pieces) - 1
-
-    def blob(self) -> np.ndarray:
-        place = round_up(8 * len(self.pieces), REGISTER)
-        table, content = np.zeros(place // 8, np.int64), []
-        for number, piece in enumerate(self.pieces):
-            table[number] = place
-            padding = np.zeros(-piece.nbytes % REGISTER, np.uint8)
-            content += [piece.reshape(-1).view(np.uint8), padding]
-            place += piece.nbytes + len(padding)
-        return _aligned(np.concatenate([table.view(np.uint8), *content]))
+    builders = []
+    with suppress(Unsupported):
+        if quantization is not None:
+            builders.append(_Builder(layers, quantization, gate))
+    with suppress(Unsupported):
+        if gate is None and batch_size >= LEAST_BATCH:
+            builders.append(BatchedBuilder(layers, quantization))
+    # A register of samples costs the same, however many of them there are.
+    lanes = round_up(batch_size, LANES) / batch_size
+    costs = [builder.cycles * (lanes if isinstance(builder, BatchedBuilder) else 1) for builder in builders]
+    return builders[int(np.argmin(costs))].program() if builders else None
 
 
 @dataclass(frozen=True)
@@ -202,7 +106,7 @@ class _Builder:
     def __init__(self, layers: list[IntegerLayer], quantization: InputQuantization, gate: ColumnGate | None):
         self.layers = layers
         self.gate = gate
-        self.constants = _Constants()
+        self.constants = Constants()
         self.kernels: list[str] = []
         self.operations: list[Operations] = []
         self.buffers: list[_Buffer] = []
@@ -211,7 +115,9 @@ class _Builder:
         self._size = 0
         # By layer: the channel at each place of its input buffer, where that isn't the channel of the same number.
         self._channel_orders: dict[int, np.ndarray] = {}
-        self._check(quantization)
+        check_layers(layers, quantization)
+        if layers[-1].kind != "linear":
+            raise Unsupported("The last layer is a convolution.")
         self._first_linear = next(i for i, layer in enumerate(layers) if layer.kind == "linear")
         self._plan_buffers()
         self._vertical = self._reserve(4 * self.buffers[0].sample)
@@ -232,28 +138,6 @@ class _Builder:
         place = self._size
         self._size += round_up(size, REGISTER)
         return place
-
-    def _check(self, quantization: InputQuantization) -> None:
-        """Refuses what the kernels can't do, or can't do exactly."""
-        for index, layer in enumerate(self.layers):
-            last = index == len(self.layers) - 1
-            if last != layer.output_float or (last and layer.kind != "linear"):
-                raise Unsupported("Float output is for a linear layer at the end.")
-            if layer.groups != 1:
-                raise Unsupported("Grouped convolutions have no kernel.")
-            if layer.kind == "conv" and index and self.layers[index - 1].kind == "linear":
-                raise Unsupported("A convolution follows a linear layer.")
-            outputs = len(layer.weight)
-            total = np.abs(layer.weight.astype(np.int64)).reshape(outputs, -1).sum(axis=1) * 255 * 2
-            if total.max(initial=0) >= 2**31:
-                raise Unsupported("Accumulators may overflow.")
-            if not layer.output_float:
-                largest = total * np.abs(layer.multiplier.astype(np.float64)) + np.abs(layer.offset)
-                if largest.max(initial=0) >= 2**31:
-                    raise Unsupported("Outputs may not fit 32 bits.")
-            zero_point = self.layers[index - 1].output_zero_point if index else quantization.zero_point
-            if zero_point != layer.input_zero_point:
-                raise Unsupported("Zero points of neighbours differ.")
 
     def _plan_buffers(self) -> None:
         """The input buffer of each layer, with as many channels as the layer before writes."""
@@ -554,6 +438,17 @@ class _Builder:
             second = [f"choose_columns({sums}, workspace + {self._energies}, {kept}, workspace, constants)"]
         return [first, second, *self._calls[: self._first_linear]]
 
+    @property
+    def cycles(self) -> float:
+        """An estimate, per sample: one port permutes, two do arithmetic."""
+        arithmetic = sum(work.permutations + work.products + work.others for work in self.operations)
+        return max(sum(work.permutations for work in self.operations), arithmetic / 2)
+
+    def program(self) -> CompiledProgram:
+        return CompiledProgram(
+            self.text(), self.constants, self.workspace(), self.kernels, self.operations, chunk=CHUNK
+        )
+
     def text(self) -> str:
         """The source of the module: `run` is the program, `repeat` runs one part of it, to be timed."""
         shapes = (self.layers[0].input_shape, self.layers[-1].output_shape)
@@ -612,32 +507,3 @@ def _tile(cells: tuple[int, int], per_cell: int, one_column: bool) -> tuple[int,
             if least is None or cost <= least:
                 best, least = (rows, columns), cost
     return best
-
-
-def _cache_directory() -> Path:
-    """Where generated sources and, beside them, Numba's compiled code are kept."""
-    chosen = os.environ.get("DUALSPARSE_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualsparse"
-
-
-@functools.cache
-def _load(text: str) -> ModuleType:
-    """The module of a generated source, compiled on first use.
-
-    Its name is a hash of everything that its code depends on, so that a stale file is never met.
-    """
-    parts = [text, Path(__file__).with_name("intrinsics.py").read_text(), numba.__version__, llvmlite.__version__]
-    name = "program_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-    path = _cache_directory() / f"{name}.py"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module

@@ -34,12 +34,12 @@ def piece(constants, number):
 PIECES = ("start", "multiplier", "offset", "starts", "offsets", "data")
 
 
-def _function(name: str, parameters: str, doc: str, lines: Iterable[str]) -> str:
+def function(name: str, parameters: str, doc: str, lines: Iterable[str]) -> str:
     body = "\n".join(f"    {line}" if line else "" for line in lines)
     return f'\n\n@njit\ndef {name}({parameters}):\n    """{doc}"""\n{body}\n'
 
 
-def _indent(lines: Iterable[str], levels: int = 1) -> list[str]:
+def indent(lines: Iterable[str], levels: int = 1) -> list[str]:
     return ["    " * levels + line for line in lines]
 
 
@@ -144,7 +144,7 @@ def _convolution_loops(conv: Convolution, inner: list[str], needs_vertical: bool
         "    for i in range(count):",
         "        x = load_int32(columns + 4 + 4 * i)",
         f"        for tile_row in range({row_tiles}):",
-        *_indent(tile, 3),
+        *indent(tile, 3),
     ]
 
 
@@ -158,9 +158,9 @@ def convolution(conv: Convolution) -> str:
         place = f"there + {row * conv.step[0] + column * conv.step[1]}"
         inner.append(f"activations = {'load' if conv.permute else 'broadcast'}({place})")
         inner += [_multiply(name, conv.permute, "activations", group) for group, name in enumerate(names)]
-    loops = _convolution_loops(conv, ["for e in range(first, last):", *_indent(inner)], needs_vertical=False)
+    loops = _convolution_loops(conv, ["for e in range(first, last):", *indent(inner)], needs_vertical=False)
     doc = f"Convolution, pool {conv.pool}, tile {conv.tile} cells x {LANES * conv.groups} outputs."
-    return _function(conv.name, "source, target, constants, columns", doc, loops)
+    return function(conv.name, "source, target, constants, columns", doc, loops)
 
 
 def tap_convolution(conv: Convolution, taps: list[tuple[TapQuad, int, int]]) -> str:
@@ -182,7 +182,7 @@ def tap_convolution(conv: Convolution, taps: list[tuple[TapQuad, int, int]]) -> 
             inner += [_multiply(names[group], False, "activations", group) for group, _ in users]
     loops = _convolution_loops(conv, inner, any(quad.vertical for quad, _, _ in taps))
     doc = f"Convolution of one channel, pool {conv.pool}, tile {conv.tile} cells x {LANES * conv.groups} outputs."
-    return _function(conv.name, "source, vertical, target, constants, columns", doc, loops)
+    return function(conv.name, "source, vertical, target, constants, columns", doc, loops)
 
 
 @dataclass(frozen=True)
@@ -245,11 +245,11 @@ def linear(layer: Linear) -> str:
         "        for i in range(load_int32(chosen)):",
         "            column = load_int32(chosen + 4 + 4 * i)",
         "            for e in range(load_int32(ranges + 4 * column), load_int32(ranges + 4 * column + 4)):",
-        *_indent(inner, 4),
-        *_indent(outputs, 2),
+        *indent(inner, 4),
+        *indent(outputs, 2),
     ]
     doc = f"Linear layer, {layer.blocks} blocks of {LANES * layer.groups} outputs."
-    return _function(layer.name, "source, target, constants, columns, samples", doc, lines)
+    return function(layer.name, "source, target, constants, columns, samples", doc, lines)
 
 
 @dataclass(frozen=True)
@@ -305,12 +305,12 @@ def input_rows(layer: Input) -> str:
         *(f"sum{h} = splat(0)" for h in halves if layer.sums),
         *(f"four{h} = splat(0)" for h in halves if layer.vertical),
         f"for row in range({layer.height}):",
-        *_indent(row),
+        *indent(row),
         *(f"store(sums + {REGISTER * h}, sum{h})" for h in halves if layer.sums),
         "return any_nonzero(finite)",
     ]
     doc = "Quantises one sample, sums its columns, and tells whether it holds a value that is not finite."
-    return _function("read_input", "x, target, vertical, sums", doc, lines)
+    return function("read_input", "x, target, vertical, sums", doc, lines)
 
 
 def input_values(layer: Input) -> str:
@@ -331,7 +331,7 @@ def input_values(layer: Input) -> str:
         "return finite != 0",
     ]
     doc = "Quantises one sample, sums its columns, and tells whether it holds a value that is not finite."
-    return _function("read_input", "x, target, vertical, sums", doc, lines)
+    return function("read_input", "x, target, vertical, sums", doc, lines)
 
 
 @dataclass(frozen=True)
@@ -389,4 +389,4 @@ def column_gate(gate: Gate) -> str:
             *_list_columns("mask", width, f"workspace + {place}"),
         ]
     doc = "Keeps the columns of most energy, and lists what earlier layers have to compute for them."
-    return _function("choose_columns", "sums, energies, kept, workspace, constants", doc, lines)
+    return function("choose_columns", "sums, energies, kept, workspace, constants", doc, lines)

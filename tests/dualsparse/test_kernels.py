@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dualsparse.kernels import compile_program, cpu
-from dualsparse.layers import ColumnGate, InputQuantization, IntegerLayer
+from dualsparse.kernels.batched import BatchedBuilder
+from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
 from dualsparse.reference import run_layers
 
 needs_vbmi = pytest.mark.skipif(
@@ -213,6 +214,56 @@ def test_threads_share_a_program():
         for _ in range(10):
             assert list(pool.map(program, [x] * 4, out)) == [0] * 4
     np.testing.assert_array_equal(out, np.broadcast_to(expected, out.shape))
+
+
+@needs_vbmi
+def test_blocks_of_four_channels_in_batches():
+    network = Network(12, (1, 12, 13), 90)
+    network.conv(18, (5, 5), density=0.4, padding=(1, 2, 1, 0), pool=(2, 2), zero_point=6)
+    # Enough channels to be cut into splits.
+    network.conv(140, (3, 3), density=0.05, zero_point=2, relu=False).conv(33, (2, 2), density=0.05, stride=(2, 1))
+    network.linear(70, density=0.05, zero_point=1).linear(11, density=0.3, last=True)
+    for layer in network.layers[1:]:
+        blocks = layer.weight.reshape(len(layer.weight), layer.weight.shape[1], -1)
+        blocks[:, np.arange(blocks.shape[1]) // 4 % 3 != 0] = 0
+    program = BatchedBuilder(network.layers, network.quantization).program()
+    for samples in (1, 32, 50):
+        x = network.inputs(samples)
+        out = np.empty((samples, 11), np.float32)
+        assert program(x, out) == 0
+        np.testing.assert_array_equal(out, run_layers(tuple(network.layers), None, network.quantization, x))
+
+
+@needs_vbmi
+def test_unstructured_float():
+    network = Network(13, (3, 12, 10), 0)
+    network.conv(40, (3, 3), density=0.3, padding=(1, 1, 1, 1), pool=(2, 2)).conv(300, (3, 2), density=0.05)
+    network.conv(9, (1, 1), stride=(2, 1), density=0.2, relu=False).linear(30, density=0.2).linear(5, relu=False)
+    layers = [
+        FloatLayer(
+            kind=layer.kind,
+            weight=(layer.weight * np.float32(0.004)),
+            bias=layer.offset / 50,
+            relu=layer.relu,
+            pool=layer.pool,
+            input_shape=layer.input_shape,
+            output_shape=layer.output_shape,
+            stride=layer.stride,
+            padding=layer.padding,
+        )
+        for layer in network.layers
+    ]
+    assert compile_program(layers, None, batch_size=1) is None
+    for count in (5, 3):  # the last layer a linear one, then a convolution
+        program = compile_program(layers[:count], None, batch_size=64)
+        for samples in (1, 50):
+            x = network.inputs(samples)
+            expected = run_layers(tuple(layers[:count]), None, None, x)
+            out = np.empty(expected.shape, np.float32)
+            assert program(x, out) == 0
+            np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    x[49, 2, 11, 9] = np.inf
+    assert program(x, out) == 1
 
 
 def test_no_program_without_the_instructions():
