@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="FP32 ONNX file with a fixed batch size")
     parser.add_argument("--trials", type=int, default=256, help="measured candidates, all tasks together")
     parser.add_argument("--seed", type=int, default=1, help="of the search")
-    parser.add_argument("--database", type=Path, required=True, help="folder where every trial is kept between runs")
+    parser.add_argument("--database", type=Path, help="folder where every trial is kept (default: beside --out)")
     parser.add_argument("--out", type=Path, required=True, help="shared library (.so) to write")
     options = parser.parse_args(arguments)
     logging.getLogger("tvm").setLevel(logging.ERROR)
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{options.model}: TVM does not import it ({str(error).splitlines()[-1]})") from error
     target = host_target()
     key = hashlib.sha256(f"{target} {tvm.__version__}".encode()).hexdigest()[:12]
-    folder = options.database / key
+    folder = (options.database or options.out.parent / "tuning") / key
     started = time.monotonic()
     with only_user(folder):
         tune(module, target, options.trials, folder, options.seed)
