@@ -15,7 +15,7 @@ from dualsparse.onnx_import import import_onnx
 from dualsparse.operators import OPERATORS
 from dualsparse.patterns import Pattern, recognise
 from dualsparse.plan import LayerStep, Plan, make_plan
-from dualsparse.portable import PortableProgram
+from dualsparse.portable import PortableProgram, k_winners
 from dualsparse.workers import Workers
 
 #: The choices of `instruction_set`: what the kernels may use; None is the best of this CPU.
@@ -58,8 +58,10 @@ class Engine:
         self.output_shape = (plan.batch_size, *plan.shapes[plan.output])
         self._chunks = _split(plan.batch_size, threads)
         self.threads = len(self._chunks)
+        largest = max(stop - start for start, stop in self._chunks)
         self._programs = [
-            _make_program(step, instruction_set) if isinstance(step, LayerStep) else None for step in plan.steps
+            _make_program(step, largest, instruction_set) if isinstance(step, LayerStep) else None
+            for step in plan.steps
         ]
         # The calling thread computes, too.
         self._workers = Workers(self.threads - 1) if self.threads > 1 else None
@@ -120,8 +122,9 @@ class Engine:
         values = {self.plan.input: x}
         for step, program in zip(self.plan.steps, self._programs, strict=True):
             if program is None:
+                operator = k_winners if step.node.op == "KWinners" else OPERATORS[step.node.op]
                 with np.errstate(all="ignore"):
-                    y = OPERATORS[step.node.op]([values[name] for name in step.node.inputs], step.node.attributes)
+                    y = operator([values[name] for name in step.node.inputs], step.node.attributes)
             else:
                 # 1-D images and views have another shape in the plan than in the layers, and the same values.
                 source = np.ascontiguousarray(values[step.input]).reshape(-1, *step.layers[0].input_shape)
@@ -163,7 +166,7 @@ class Engine:
             seconds = self._layer_seconds(step, program) if measure else [None] * len(step.layers)
             for index, layer in enumerate(step.layers):
                 gated = step.gate is not None and index == step.gate.layer_index
-                share = step.gate.keep / step.gate.columns if gated else 1.0
+                share = step.gate.computed_columns / step.gate.columns if gated else 1.0
                 reports.append(_report(layer, program.kernels[index], share, seconds[index]))
         return reports
 
@@ -185,19 +188,21 @@ class Engine:
         """Return a table of what runs how: one line per fused layer, then what runs in NumPy. See `layers`."""
         lines = [
             f"{self.precision}, batch size {self.batch_size}, {self.threads} thread(s)",
-            f"{'layer':<24}{'kernel':<20}{'weights':<14}{'non-zero':>9}{'MACs':>12}{'remaining':>12}"
+            f"{'layer':<24}{'kernel':<24}{'weights':<14}{'non-zero':>9}{'MACs':>12}{'remaining':>12}"
             f"{'estimated':>12}{'measured':>12}",
         ]
         for r in self.layers(measure):
             measured = "-" if r.measured_us is None else f"{r.measured_us:.2f} µs"
             lines.append(
-                f"{r.name[-23:]:<24}{r.kernel:<20}{r.pattern!s:<14}{r.pattern.density:>9.1%}{r.macs:>12,}"
+                f"{r.name[-23:]:<24}{r.kernel:<24}{r.pattern!s:<14}{r.pattern.density:>9.1%}{r.macs:>12,}"
                 f"{r.remaining_macs:>12,}{f'{r.estimated_us:.2f} µs':>12}{measured:>12}"
             )
         for step in self.plan.steps:
             if isinstance(step, LayerStep) and step.gate is not None:
                 gated = step.layers[step.gate.layer_index].name
-                lines.append(f"column gate: {step.gate.keep} of {step.gate.columns} columns of {gated} are computed")
+                lines.append(
+                    f"column gate: {step.gate.computed_columns} of {step.gate.columns} columns of {gated} are computed"
+                )
         slow = self._slow_layers()
         if slow:
             lines.append(f"no fast kernel, runs portably: {', '.join(slow)}")
@@ -217,6 +222,8 @@ RATES = {
     "taps, vpdpbusd": 3.5e5,
     "n of 64, vpermb": 3e5,
     "quads, vpdpbusd": 5e5,
+    "unstructured, float32": 2.5e4,
+    "unstructured, vpdpbusd": 1e5,
     "portable": 5e3,
 }
 
@@ -259,10 +266,10 @@ def _split(batch_size: int, threads: int) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-def _make_program(step: LayerStep, instruction_set: str | None) -> Program:
+def _make_program(step: LayerStep, batch_size: int, instruction_set: str | None) -> Program:
     """Return the fastest program that the instruction set allows."""
-    if instruction_set != "portable" and step.quantization is not None:
-        program = compile_program(list(step.layers), step.quantization, step.gate)
+    if instruction_set != "portable":
+        program = compile_program(step.layers, step.quantization, step.gate, batch_size)
         if program is not None:
             return program
     return PortableProgram(step.layers, step.gate, step.quantization)

@@ -100,6 +100,11 @@ class ColumnGate:
     layer_index: int  # in the list of layers
     pair: bool = False
 
+    @property
+    def computed_columns(self) -> int:
+        """How many columns are computed (without ties, and without pairs that share a column)."""
+        return min(2 * self.keep if self.pair else self.keep, self.columns)
+
 
 class Program(Protocol):
     """A sequence of layers made ready to run: float32 in, float32 out, whatever lies between.

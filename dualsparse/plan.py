@@ -202,7 +202,8 @@ def _sequence(graph: Graph, node: Node) -> tuple[LayerStep, set[str]]:
     shape = _image_shape(graph.shapes[source]) if node.op == "Conv" else graph.shapes[source]
     layer: Node | None = node
     while layer is not None:
-        gate_allowed = gate is None and source == graph.input
+        # Only integer programs leave columns out; between float layers a gate is an operator of its own.
+        gate_allowed = gate is None and source == graph.input and quantization is not None
         chains = _chains(graph, layer, gate_allowed, quantization is not None)
         if quantization is None:
             chain, next_grid = chains[-1], None

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
-from dualsparse.operators import Window, gate_columns
+from dualsparse.operators import Arrays, Attributes, Window, gate_columns
 from dualsparse.reference import quantize
 
 #: Samples that go through all layers together: enough to fill vectors of a linear layer, few enough for the cache.
@@ -90,6 +90,54 @@ def multiply_sparse(
                     if relu and value < 0:
                         value = np.float32(0)
                     out[sample, o, row * pooled_columns + column] = value
+
+
+def keep_largest(x, bits, k, keys, counts, out):
+    """Write out = x where it is at least the k-th largest value of its row, else 0.
+
+    Finds that value digit by digit, by counting: the time doesn't depend on the values, as that of a selection by
+    comparisons does, whose branches no processor can predict.
+
+    Args:
+        x, bits: float32 and int32 views of the same [n, units].
+        keys: uint32 [units], scratch; counts: int32 [4096], scratch.
+    """
+    units = x.shape[1]
+    for row in range(x.shape[0]):
+        for i in range(units):
+            # Unsigned numbers in the order of the floats.
+            key = np.int64(bits[row, i]) & 0xFFFFFFFF
+            keys[i] = key ^ 0xFFFFFFFF if key >> 31 else key | 0x80000000
+        prefix, remaining = np.int64(0), k
+        for shift, digits in ((20, 4096), (10, 1024), (0, 1024)):
+            counts[:] = 0
+            for i in range(units):
+                digit = (np.int64(keys[i]) >> shift) - prefix * digits
+                if 0 <= digit < digits:
+                    counts[digit] += 1
+            digit = digits - 1
+            while counts[digit] < remaining:
+                remaining -= counts[digit]
+                digit -= 1
+            prefix = prefix * digits + digit
+        for i in range(units):
+            out[row, i] = x[row, i] if keys[i] >= prefix else np.float32(0)
+
+
+@functools.cache
+def _compiled_keep_largest() -> Callable[..., None]:
+    i32, f32 = numba.int32, numba.float32
+    signature = numba.void(f32[:, ::1], i32[:, ::1], numba.int64, numba.uint32[::1], i32[::1], f32[:, ::1])
+    return numba.njit(signature, nogil=True, cache=True)(keep_largest)
+
+
+def k_winners(arrays: Arrays, attributes: Attributes) -> np.ndarray:
+    """The operator KWinners, as `operators.k_winners` states it."""
+    x = np.ascontiguousarray(arrays[0] + np.float32(0))  # a negative zero becomes a zero: they are equal
+    flat, out = x.reshape(len(x), -1), np.empty_like(x)
+    scratch = np.empty(flat.shape[1], np.uint32), np.empty(4096, np.int32)
+    _compiled_keep_largest()(flat, flat.view(np.int32), attributes["k"], *scratch, out.reshape(flat.shape))
+    return out
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,8 @@ def test_instruction_set_that_the_cpu_lacks_is_refused(float_file: Path, monkeyp
 
 def test_explain_tells_kernels_sparsity_and_work(tmp_path: Path):
     builder = speech_network(column_gate=True)
-    path = builder.save(tmp_path / "model.onnx")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(quantised_by_onnxruntime(builder, tmp_path, op_types_to_quantize=["Conv", "Gemm"]))
     engine = Engine.from_onnx(path, 4, instruction_set="portable")
     layers = engine.layers()
     assert [layer.pattern.name for layer in layers] == ["unstructured", "n_of_64", "unstructured", "dense"]

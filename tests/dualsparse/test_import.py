@@ -78,32 +78,34 @@ def test_bias_added_behind_a_matrix_product_is_fused():
     assert layer_count(check_against_onnxruntime(builder)) == [1]
 
 
-@pytest.mark.parametrize("keep", [1, 2, 4])
-def test_column_gate_is_recognised(keep: int):
-    builder = ModelBuilder((1, 12, 18))
-    builder.conv(4, (5, 3)).node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().node("Relu")
-    assert builder.shape == (4, 4, 8)
-    builder.column_gate(4, 2, keep).flatten().gemm(5)
+@pytest.mark.parametrize(("kind", "settings"), [("column", (4, 2, 3)), ("pair", (4, 2))])
+def test_gate_is_recognised(kind: str, settings: tuple[int, ...]):
+    builder = ModelBuilder((1, 12, 12)).conv(4, (5, 3))
+    builder.node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().node("Relu")
+    assert builder.shape == (4, 4, 5)
+    getattr(builder, f"{kind}_gate")(*settings).flatten().gemm(5)
     made = check_against_onnxruntime(builder)
+    assert layer_count(made) == [1, 0, 0, 1]
+    assert made.steps[1].node.op == "ColumnGate"
+    expected = {"kernel_width": 4, "stride_width": 2, "keep": 3 if kind == "column" else 1, "pair": kind == "pair"}
+    assert made.steps[1].node.attributes == expected
+
+
+def test_gate_behind_an_integer_layer_is_part_of_it():
+    builder = ModelBuilder((1, 12, 12)).quantize(0.03, 120)
+    weight = builder.quantized_weight(builder.weights(4, 1, 5, 3))
+    builder.node("Conv", builder.tensor, weight).infer()
+    builder.node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().node("Relu")
+    builder.pair_gate(4, 2).quantize(0.02, 0).flatten()
+    builder.node("MatMul", builder.tensor, builder.quantized_weight(builder.weights(builder.shape[0], 5), axis=1))
+    builder.shape = (5,)
+    made = plan(builder)
     assert layer_count(made) == [2]
     gate = made.steps[0].gate
-    assert (gate.kernel_width, gate.stride_width, gate.keep, gate.columns, gate.layer_index) == (4, 2, keep, 8, 0)
-
-
-def test_pair_gate_is_recognised():
-    builder = ModelBuilder((1, 12, 16))
-    builder.conv(4, (5, 5)).node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().node("Relu")
-    builder.node("AveragePool", kernel_shape=[1, 2]).infer()
-    assert builder.shape == (4, 4, 5)
-    builder.pair_gate(8, 2).flatten().gemm(5)
-    made = check_against_onnxruntime(builder)
-    assert [step.node.op for step in made.steps if not isinstance(step, LayerStep)] == [
-        "AveragePool",
-        "ColumnGate",
-        "View",
-    ]
-    settings = made.steps[2].node.attributes
-    assert settings == {"kernel_width": 8, "stride_width": 2, "keep": 1, "pair": True}
+    assert (gate.columns, gate.layer_index, gate.pair, gate.computed_columns) == (5, 0, True, 2)
+    x = random_input(builder, 2)
+    expected = run_onnxruntime(builder.content(), x, optimise=False)
+    assert_close(Engine(made, 1, "portable").run(x), expected, tolerance=0.02)
 
 
 def test_mask_that_is_no_gate_stays_what_it_is():

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx_models import ModelBuilder, assert_close, random_input, run_onnxruntime
 
-from dualsparse import Engine, reference
+from dualsparse import Engine, operators, portable, reference
 from dualsparse.onnx_import import import_bytes
 from dualsparse.plan import make_plan
 
@@ -124,3 +124,13 @@ def test_quantised_networks_equal_the_integer_reference(builder: ModelBuilder, b
     assert np.array_equal(found, reference.run_plan(engine.plan, x))
     # ONNX Runtime computes the float32 meaning of every node; a value halfway between two steps may fall elsewhere.
     assert_close(found, run_onnxruntime(builder.content(), x, optimise=False), tolerance=0.05)
+
+
+@common
+@given(data=st.data(), scale=st.sampled_from([0.7, 1e-3, 1e30]), kept=st.integers(1, 60))
+def test_winners_equal_those_of_a_sort(data: st.DataObject, scale: float, kept: int) -> None:
+    # Few different values: many ties, zeros of both signs.
+    values = data.draw(st.lists(st.integers(-9, 9), min_size=120, max_size=120))
+    x = (np.array(values, np.float32) * np.float32(scale)).reshape(2, 3, 20)
+    x[0, 0, 0] = -0.0
+    assert np.array_equal(portable.k_winners([x], {"k": kept}), operators.k_winners([x], {"k": kept}))

@@ -33,7 +33,8 @@ class Adapter(Engine):
             self.engine = self.dualsparse.Engine.from_onnx(model, batch_size, threads)
         except self.dualsparse.UnsupportedModelError as error:
             raise UnsupportedCase(str(error)) from error
-        self.run = self.engine.run
+        # What is compiled when it is first needed belongs to loading.
+        self.engine.run(np.zeros(self.engine.input_shape, np.float32))
 
     def run(self, x: np.ndarray) -> np.ndarray:
         return self.engine.run(x)
