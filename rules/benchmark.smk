@@ -8,9 +8,7 @@ rule benchmark:
         features=f"results/extract_features/{DATA}/test.npz",
         logits=lambda wildcards: trained(wildcards.network, "logits.npy", MEASURED_SEED),
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources(
-            "benchmark", "engine_worker", f"engines/{wildcards.engine}"
-        ),
+        code=lambda wildcards: sources("benchmark", "engine_worker", f"engines/{wildcards.engine}"),
     output:
         "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}/round{round}.json",
     log:
@@ -21,9 +19,7 @@ rule benchmark:
     threads: EVERY_CORE
     params:
         python=lambda wildcards: python(engine_environment(wildcards.engine)),
-        environment=lambda wildcards: environment_option(
-            engine_environment(wildcards.engine)
-        ),
+        environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
         model=model_option,
         seed=MEASURED_SEED,
         measuring=as_json(config["measuring"]),
@@ -44,9 +40,7 @@ rule evaluate:
         features=f"results/extract_features/{DATA}/test.npz",
         logits=lambda wildcards: trained(wildcards.network, "logits.npy", MEASURED_SEED),
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources(
-            "evaluate", "engine_worker", f"engines/{wildcards.engine}"
-        ),
+        code=lambda wildcards: sources("evaluate", "engine_worker", f"engines/{wildcards.engine}"),
     output:
         "results/evaluate/{data}/{network}/{precision}/{engine}.json",
     log:
@@ -56,9 +50,7 @@ rule evaluate:
     threads: 1
     params:
         python=lambda wildcards: python(engine_environment(wildcards.engine)),
-        environment=lambda wildcards: environment_option(
-            engine_environment(wildcards.engine)
-        ),
+        environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
         model=model_option,
         seed=MEASURED_SEED,
         timeout=config["measuring"]["timeout_s"],
@@ -119,3 +111,58 @@ rule collect_networks:
         "Collecting the networks' metrics"
     shell:
         "python workflow/scripts/collect_networks.py --out {output} {input.files} > {log} 2>&1"
+
+
+rule ablate_quantization:
+    input:
+        model=f"results/export_onnx/{{data}}/{{network}}/seed{MEASURED_SEED}/batch64.onnx",
+        calibration="results/extract_features/{data}/calibration.npz",
+        features="results/extract_features/{data}/test.npz",
+        environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
+        code=lambda wildcards: sources("ablate_quantization", "attempt", f"engines/{wildcards.engine}"),
+    output:
+        table="results/ablate_quantization/{data}/{network}/{engine}.csv",
+        status="results/ablate_quantization/{data}/{network}/{engine}.csv.json",
+    log:
+        "logs/ablate_quantization/{data}/{network}/{engine}.log",
+    conda:
+        lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
+    threads: EVERY_CORE
+    params:
+        python=lambda wildcards: python(engine_environment(wildcards.engine)),
+        environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
+        rounds=config["measuring"]["rounds"],
+    message:
+        "What quantising more or less does in {wildcards.engine}"
+    shell:
+        "python workflow/scripts/attempt.py {params.environment} --model {output.table} --status {output.status} -- "
+        "{params.python} workflow/scripts/ablate_quantization.py --engine {wildcards.engine} --model {input.model} "
+        "--calibration {input.calibration} --features {input.features} --network {wildcards.network} "
+        "--rounds {params.rounds} --out {output.table} > {log} 2>&1"
+
+
+rule profile_operators:
+    input:
+        model=model_files,
+        features="results/extract_features/{data}/test.npz",
+        environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
+        code=lambda wildcards: sources("profile_operators", "attempt", f"engines/{wildcards.engine}"),
+    output:
+        table="results/profile_operators/{data}/{network}/{precision}/{engine}.csv",
+        status="results/profile_operators/{data}/{network}/{precision}/{engine}.csv.json",
+    log:
+        "logs/profile_operators/{data}/{network}/{precision}/{engine}.log",
+    conda:
+        lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
+    threads: EVERY_CORE
+    params:
+        python=lambda wildcards: python(engine_environment(wildcards.engine)),
+        environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
+        model=model_option,
+    message:
+        "Time per operator of {wildcards.network} {wildcards.precision} in {wildcards.engine}"
+    shell:
+        "python workflow/scripts/attempt.py {params.environment} --model {output.table} --status {output.status} -- "
+        "{params.python} workflow/scripts/profile_operators.py --engine {wildcards.engine} {params.model} "
+        "--features {input.features} --network {wildcards.network} --precision {wildcards.precision} "
+        "--batch-size 64 --out {output.table} > {log} 2>&1"

@@ -15,16 +15,12 @@ from files import InputError
 from study import sources
 
 try:
-    study.validate(
-        config, " + ".join(["config.yaml", *map(str, workflow.configfiles[1:])])
-    )
+    study.validate(config, " + ".join(["config.yaml", *map(str, workflow.configfiles[1:])]))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
 # Without conda, a job's `python` is the one that runs Snakemake; an activated conda environment comes before it.
-os.environ["PATH"] = (
-    f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-)
+os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
 
 DATA = study.data_name(config)
 CASES = study.cases(config)
@@ -55,9 +51,7 @@ def lock_study():
     try:
         fcntl.flock(study_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise WorkflowError(
-            "another run of the study is at work in this folder; wait for it, or end it"
-        ) from None
+        raise WorkflowError("another run of the study is at work in this folder; wait for it, or end it") from None
 
 
 def environment(name):
@@ -80,9 +74,12 @@ def engine_environment(engine):
 
 def trained(network, file, seed="{seed}"):
     """A file that training or pruning leaves for a network, e.g. its model.pt."""
-    return (
-        f"results/{study.trainer(config, network)}/{DATA}/{network}/seed{seed}/{file}"
-    )
+    return f"results/{study.trainer(config, network)}/{DATA}/{network}/seed{seed}/{file}"
+
+
+def from_checkpoint(wildcards):
+    """The trained network itself, for tools that do not read ONNX."""
+    return trained(wildcards.network, "model.pt", wildcards.seed)
 
 
 def as_json(value):
@@ -102,11 +99,7 @@ def model_files(wildcards):
     if model is None:
         return []
     made_by = model.split("/")[1]
-    return (
-        [model]
-        if made_by in ("train", "prune", "export_onnx")
-        else [model, f"{model}.json"]
-    )
+    return [model] if made_by in ("train", "prune", "export_onnx") else [model, f"{model}.json"]
 
 
 def model_option(wildcards):
@@ -121,17 +114,11 @@ def captions():
 
 def archives(wildcards):
     entry = config["datasets"][wildcards.dataset]
-    return [
-        f"data/download_dataset/{wildcards.dataset}/{part}.tar.gz"
-        for part in ("train", "test")
-        if part in entry
-    ]
+    return [f"data/download_dataset/{wildcards.dataset}/{part}.tar.gz" for part in ("train", "test") if part in entry]
 
 
 def archive_options(paths):
-    return " ".join(
-        f"--{option} {path}" for option, path in zip(("archive", "test-archive"), paths)
-    )
+    return " ".join(f"--{option} {path}" for option, path in zip(("archive", "test-archive"), paths))
 
 
 def sha256_option(dataset, part):
@@ -177,9 +164,7 @@ def evaluation_files():
 
 
 def metrics_files():
-    return [
-        trained(network, "metrics.json", seed) for network in NETWORKS for seed in SEEDS
-    ]
+    return [trained(network, "metrics.json", seed) for network in NETWORKS for seed in SEEDS]
 
 
 def round_priority(wildcards):
@@ -189,8 +174,28 @@ def round_priority(wildcards):
 
 def page_file(page):
     """Figures are drawn, tables are written."""
-    return (
-        f"results/figures/{page}.svg"
-        if page.startswith("plot_")
-        else f"results/tables/{page}.html"
-    )
+    return f"results/figures/{page}.svg" if page.startswith("plot_") else f"results/tables/{page}.html"
+
+
+def table_option(table, files):
+    return f"--{table} {' '.join([files] if isinstance(files, str) else files)}"
+
+
+# Engines whose tools ablate_quantization.py and profile_operators.py know.
+ABLATED = [engine for engine in ("onnxruntime", "openvino", "deepsparse") if engine in config["engines"]]
+PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"]]
+DENSE = next((name for name, spec in config["networks"].items() if not spec), NETWORKS[0])
+
+
+def ablation_files():
+    return [f"results/ablate_quantization/{DATA}/{DENSE}/{engine}.csv" for engine in ABLATED]
+
+
+def profile_files():
+    """The dense network at batch size 64, before and after quantisation, in each engine that has a profiler."""
+    return [
+        f"results/profile_operators/{DATA}/{DENSE}/{precision}/{engine}.csv"
+        for engine in PROFILED
+        for precision in ("fp32", "int8")
+        if precision in study.engine_class(engine).models
+    ]

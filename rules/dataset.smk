@@ -13,9 +13,7 @@ rule download_dataset:
     conda:
         "../envs/workflow.yaml"
     params:
-        url=lambda wildcards: config["datasets"][wildcards.dataset][wildcards.part][
-            "url"
-        ],
+        url=lambda wildcards: config["datasets"][wildcards.dataset][wildcards.part]["url"],
         sha256=lambda wildcards: sha256_option(wildcards.dataset, wildcards.part),
     message:
         "Downloading {wildcards.dataset}, {wildcards.part} archive"
@@ -55,7 +53,7 @@ rule prepare_dataset:
     shell:
         "{params.python} workflow/scripts/prepare_dataset.py --dataset {wildcards.dataset} "
         "--class-set {wildcards.class_set} --settings {params.settings:q} {params.archives} "
-        "--out {params.folder} 2>&1 | tee {log}"
+        "--threads {threads} --out {params.folder} 2>&1 | tee {log}"
 
 
 rule extract_features:
@@ -65,6 +63,7 @@ rule extract_features:
         code=sources("extract_features"),
     output:
         test="results/extract_features/{dataset}-{class_set}/test.npz",
+        validation="results/extract_features/{dataset}-{class_set}/validation.npz",
         calibration="results/extract_features/{dataset}-{class_set}/calibration.npz",
         calibration_clips="results/extract_features/{dataset}-{class_set}/calibration.csv",
         frontend="results/extract_features/{dataset}-{class_set}/frontend.json",
@@ -84,4 +83,4 @@ rule extract_features:
         "Log-mel features of the test and calibration clips"
     shell:
         "{params.python} workflow/scripts/extract_features.py --data {params.data} "
-        "--calibration-clips {params.clips} --out {params.folder} > {log} 2>&1"
+        "--calibration-clips {params.clips} --threads {threads} --out {params.folder} > {log} 2>&1"

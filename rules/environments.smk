@@ -17,9 +17,7 @@ rule deploy_env:
         "../envs/workflow.yaml"
     params:
         prefix=lambda wildcards, output: os.path.dirname(output[0]),
-        optional=lambda wildcards: (
-            "" if wildcards.environment == "train" else "--optional"
-        ),
+        optional=lambda wildcards: ("" if wildcards.environment == "train" else "--optional"),
     message:
         "Installing envs/{wildcards.environment}.yaml"
     shell:

@@ -4,9 +4,7 @@
 rule export_onnx:
     input:
         model=lambda wildcards: trained(wildcards.network, "model.pt", wildcards.seed),
-        logits=lambda wildcards: trained(
-            wildcards.network, "logits.npy", wildcards.seed
-        ),
+        logits=lambda wildcards: trained(wildcards.network, "logits.npy", wildcards.seed),
         features=f"results/extract_features/{DATA}/test.npz",
         environment=environment("train"),
         code=sources("export_onnx"),

@@ -2,13 +2,18 @@
 # to its own format, or tuned for this CPU. A tool that fails leaves an empty model and the reason beside it: the
 # engine's rows show it, and the study goes on.
 
-CALIBRATED = "--calibration results/extract_features/{data}/calibration.npz"
+CALIBRATED = "--calibration {input.calibration}"
 # Rule, of the script's name: its environment, the form of the model, and the options of the script.
 PREPARATIONS = {
     "quantize_onnxruntime": ("onnxruntime", "onnx", CALIBRATED),
     "quantize_qdq": ("onnxruntime", "onnx", CALIBRATED),
     "quantize_openvino": ("openvino", "onnx", CALIBRATED),
     "quantize_deepsparse": ("deepsparse", "onnx", CALIBRATED),
+    "quantize_pytorch": (
+        "pytorch",
+        "pt2",
+        f"{CALIBRATED} --batch-size {{wildcards.batch_size}}",
+    ),
     "quantize_litert": ("litert", "tflite", CALIBRATED),
     "convert_litert": ("litert", "tflite", ""),
     "tune_tvm": (
@@ -24,12 +29,8 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
         name:
             preparation
         input:
-            model=rules.export_onnx.output,
-            calibration=(
-                "results/extract_features/{data}/calibration.npz"
-                if options == CALIBRATED
-                else []
-            ),
+            model=from_checkpoint if tool == "pytorch" else rules.export_onnx.output,
+            calibration=("results/extract_features/{data}/calibration.npz" if CALIBRATED in options else []),
             environment=environment(tool),
             code=sources(preparation, "attempt"),
         output:
@@ -45,12 +46,9 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
             environment=environment_option(tool),
             python=python(tool),
             script=f"workflow/scripts/{preparation}.py",
-            options=lambda wildcards, options=options: options.format(
-                data=wildcards.data
-            ),
         message:
             f"{preparation}: {{wildcards.network}}, batch {{wildcards.batch_size}}"
         shell:
             "python workflow/scripts/attempt.py {params.environment} --model {output.model} "
-            "--status {output.status} -- {params.python} {params.script} --model {input.model} {params.options} "
-            "--out {output.model} > {log} 2>&1"
+            "--status {output.status} -- {params.python} {params.script} --model {input.model} "
+            f"{options} --out {{output.model}} > {{log}} 2>&1"

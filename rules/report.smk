@@ -10,62 +10,75 @@ TABLES = {
     "claims": "results/claims.csv",
     "config": "results/config.yaml",
     "published": "resources/fpga.csv",
+    "ablation": ablation_files(),
+    "profile": profile_files(),
 }
+# Snakemake sorts the sections of a report by name, hence their numbers.
 # Name: the section of the report, the label there, and the tables it is made from, which are its options, too.
 PAGES = {
     "plot_dense_batch1": (
-        "Dense network",
+        "1 Dense network",
         "Figure 1a: batch size 1",
         ["benchmarks", "networks"],
     ),
     "plot_dense_batch64": (
-        "Dense network",
+        "1 Dense network",
         "Figure 1b: batch size 64",
         ["benchmarks", "networks"],
     ),
     "plot_batch_gain": (
-        "Dense network",
+        "1 Dense network",
         "Figure 2: gain of batch size 64",
         ["benchmarks", "networks"],
     ),
     "plot_dense_int8": (
-        "Quantised network",
+        "2 Quantised network",
         "Figure 3: dense INT8",
         ["benchmarks", "networks", "published"],
     ),
+    "plot_quantization": (
+        "2 Quantised network",
+        "What is quantised",
+        ["benchmarks", "ablation"],
+    ),
+    "plot_operator_time": (
+        "2 Quantised network",
+        "Time per operator",
+        ["benchmarks", "profile"],
+    ),
     "plot_sparse_throughput": (
-        "Sparse networks",
+        "3 Sparse networks",
         "Figure 4: sparse throughput",
         ["benchmarks", "networks", "published", "accuracies"],
     ),
     "plot_sparse_gain": (
-        "Sparse networks",
+        "3 Sparse networks",
         "Figure 5: gain of sparsity",
         ["benchmarks", "networks", "published"],
     ),
     "plot_accuracy_sparsity": (
-        "Sparse networks",
+        "3 Sparse networks",
         "Accuracy against sparsity",
         ["networks", "config"],
     ),
     "plot_throughput_sparsity": (
-        "Sparse networks",
+        "3 Sparse networks",
         "Throughput against sparsity",
         ["benchmarks", "networks", "config"],
     ),
     "plot_pareto": (
-        "Sparse networks",
+        "3 Sparse networks",
         "Accuracy against throughput",
         ["benchmarks", "networks", "accuracies"],
     ),
     "plot_dualsparse_gain": (
-        "dualsparse",
+        "4 dualsparse",
         "How its gain splits",
         ["benchmarks", "networks", "config", "accuracies"],
     ),
-    "tabulate_claims": ("Claims", "The study's claims", ["claims"]),
-    "tabulate_networks": ("Tables", "Networks", ["benchmarks", "networks", "config"]),
-    "tabulate_engines": ("Tables", "Engines: what really ran", ["benchmarks"]),
+    "tabulate_claims": ("5 Claims", "The study's claims", ["claims"]),
+    "tabulate_networks": ("6 Tables", "Networks", ["benchmarks", "networks", "config"]),
+    "tabulate_engines": ("6 Tables", "Engines: what really ran", ["benchmarks"]),
     "tabulate_benchmarks": (
         "Tables",
         "Every measurement",
@@ -108,6 +121,7 @@ rule check_claims:
         accuracies="results/accuracies.csv",
         config="results/config.yaml",
         published="resources/fpga.csv",
+        ablation=ablation_files(),
         code=sources("check_claims"),
     output:
         "results/claims.csv",
@@ -120,7 +134,7 @@ rule check_claims:
     shell:
         "python workflow/scripts/check_claims.py --benchmarks {input.benchmarks} --networks {input.networks} "
         "--accuracies {input.accuracies} --config {input.config} --published {input.published} "
-        "--out {output} > {log} 2>&1"
+        "--ablation {input.ablation} --out {output} > {log} 2>&1"
 
 
 rule summarize_study:
@@ -164,7 +178,7 @@ for page, (section, label, tables) in PAGES.items():
             "../envs/workflow.yaml"
         params:
             script=f"workflow/scripts/{page}.py",
-            options=" ".join(f"--{table} {TABLES[table]}" for table in tables),
+            options=lambda wildcards, tables=tables: " ".join(table_option(table, TABLES[table]) for table in tables),
         message:
             f"{section}: {label}"
         shell:

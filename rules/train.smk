@@ -36,9 +36,7 @@ rule prune:
     input:
         data=f"results/prepare_dataset/{DATA}/dataset.json",
         features=f"results/extract_features/{DATA}/test.npz",
-        start=lambda wildcards: trained(
-            config["networks"][wildcards.network]["start"], "model.pt", wildcards.seed
-        ),
+        start=lambda wildcards: trained(config["networks"][wildcards.network]["start"], "model.pt", wildcards.seed),
         environment=environment("train"),
         code=sources("prune"),
     output:
