@@ -19,15 +19,15 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-# Without conda, a job's `python` is the one that runs Snakemake; an activated conda environment comes before it.
-os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-
 DATA = study.data_name(config)
 CASES = study.cases(config)
 SEEDS = config["seeds"]
 NETWORKS = list(config["networks"])
 MEASURED_SEED = SEEDS[0]
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+if not CONDA:
+    # A job's `python` is the one that runs Snakemake, whether or not its environment is activated.
+    shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
 # A benchmark takes every core that Snakemake may use, so nothing else runs beside it.
 EVERY_CORE = workflow.cores if isinstance(workflow.cores, int) else os.cpu_count()
 
@@ -177,8 +177,12 @@ def page_file(page):
     return f"results/figures/{page}.svg" if page.startswith("plot_") else f"results/tables/{page}.html"
 
 
-def table_option(table, files):
-    return f"--{table} {' '.join([files] if isinstance(files, str) else files)}"
+def table_options(tables):
+    """The options of a page's script: each table's name and its files."""
+    files = {table: TABLES[table] for table in tables}
+    return " ".join(
+        f"--{table} {' '.join([found] if isinstance(found, str) else found)}" for table, found in files.items()
+    )
 
 
 # Engines whose tools ablate_quantization.py and profile_operators.py know.

@@ -45,10 +45,10 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
         params:
             environment=environment_option(tool),
             python=python(tool),
-            script=f"workflow/scripts/{preparation}.py",
         message:
             f"{preparation}: {{wildcards.network}}, batch {{wildcards.batch_size}}"
         shell:
             "python workflow/scripts/attempt.py {params.environment} --model {output.model} "
-            "--status {output.status} -- {params.python} {params.script} --model {input.model} "
-            f"{options} --out {{output.model}} > {{log}} 2>&1"
+            "--status {output.status} -- "
+            f"{{params.python}} workflow/scripts/{preparation}.py --model {{input.model}} {options} "
+            "--out {output.model} > {log} 2>&1"

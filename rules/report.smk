@@ -176,13 +176,8 @@ for page, (section, label, tables) in PAGES.items():
             f"logs/{page}.log",
         conda:
             "../envs/workflow.yaml"
-        params:
-            script=f"workflow/scripts/{page}.py",
-            options=lambda wildcards, tables=tables: " ".join(table_option(table, TABLES[table]) for table in tables),
-        message:
-            f"{section}: {label}"
         shell:
-            "python {params.script} {params.options} --out {output} > {log} 2>&1"
+            f"python workflow/scripts/{page}.py {table_options(tables)} --out {{output}} > {{log}} 2>&1"
 
 
 rule report:
