@@ -22,7 +22,7 @@ BATCH_SIZES = (1, 4)
 MEASURE = {"warmup_s": 0, "warmup_samples": 1, "min_time_s": 0, "min_samples": 3}
 TIMEOUT_S = 600
 #: Arguments that make an engine's own preparation of a model quick.
-QUICK = {"tune_tvm": ["--trials", "8"]}
+QUICK = {"tune_tvm": ["--trials", "8"], "convert_litert": []}
 
 ENGINE_PRECISIONS = [(name, precision) for name in engine_names() for precision in engine_class(name).models]
 
@@ -60,6 +60,9 @@ def models(tmp_path_factory):
         path.parent.mkdir(exist_ok=True)
         source, calibration = folder / f"{network}-batch{batch_size}.onnx", folder / "calibration.npz"
         arguments = ["--model", source, *QUICK.get(rule, ["--calibration", calibration]), "--out", path]
+        if rule == "quantize_pytorch":
+            # From the checkpoint, for which the batch size is still to be chosen.
+            arguments[1:2] = [folder / f"{network}.pt", "--batch-size", batch_size]
         run_script(environment, study.SCRIPTS / f"{rule}.py", *arguments)
         return path
 

@@ -2,13 +2,20 @@
 
 import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
 
 from ._pytorch import PyTorchEngine
-from .protocol import UnsupportedCase, cache_folder
+from .protocol import Execution, UnsupportedCase, cache_folder
 
 
 class Adapter(PyTorchEngine):
     title = "torch.compile"
+    models: ClassVar = {
+        **PyTorchEngine.models,
+        "int8": "quantize_pytorch/{data}/{network}/seed{seed}/batch{batch_size}.pt2",
+    }
 
     def prepare(self, threads: int) -> None:
         if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
@@ -19,6 +26,38 @@ class Adapter(PyTorchEngine):
         # Compiler processes would share the cores that this process is pinned to.
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         super().prepare(threads)
+
+    def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
+        if precision != "int8":
+            return super().load(model, batch_size=batch_size, threads=threads, precision=precision)
+        torch = self.torch
+        # It registers the quantised operators that the program holds.
+        from torchao.quantization.pt2e.inductor_passes.x86 import _register_quantization_weight_pack_pass
+        from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
+
+        _register_quantization_weight_pack_pass()
+        self.dtype = torch.float32
+        example = torch.zeros(batch_size, 1, 32, 32)
+        with torch.no_grad():
+            program = torch.export.load(model).module()
+            self.network = lower_pt2e_quantized_to_x86(program, (example,))
+            # The integer kernels leave channels last: what was a view before now has to copy.
+            for node in self.network.graph.nodes:
+                if node.target is torch.ops.aten.view.default:
+                    node.target = torch.ops.aten.reshape.default
+            self.network.recompile()
+            self.compiled = self.compile(self.network, example)
+            self.compiled(example)
+
+    def execution(self) -> Execution:
+        execution = super().execution()
+        if execution.precision:
+            return execution
+        # An INT8 program has no parameters: its weights are packed into the integer operators.
+        targets = [str(node.target) for node in self.network.graph.nodes]
+        heavy = [name for name in targets if any(word in name for word in ("conv", "linear", "mm"))]
+        kinds = {"int8" if name.startswith("onednn.q") else "fp32" for name in heavy}
+        return replace(execution, precision="+".join(sorted(kinds)))
 
     def compile(self, network, example):
         # Fixed shapes and whole graph: what is measured is compiled code only, or there is an error.
