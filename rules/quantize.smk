@@ -52,28 +52,3 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
             "--status {output.status} -- "
             f"{{params.python}} workflow/scripts/{preparation}.py --model {{input.model}} {options} "
             "--out {output.model} > {log} 2>&1"
-
-
-rule quantize_pytorch:
-    input:
-        model=lambda wildcards: trained(wildcards.network, "model.pt", wildcards.seed),
-        calibration="results/extract_features/{data}/calibration.npz",
-        environment=environment("pytorch"),
-        code=sources("quantize_pytorch", "attempt"),
-    output:
-        model="results/quantize_pytorch/{data}/{network}/seed{seed}/batch{batch_size}.pt2",
-        status="results/quantize_pytorch/{data}/{network}/seed{seed}/batch{batch_size}.pt2.json",
-    log:
-        "logs/quantize_pytorch/{data}/{network}/seed{seed}/batch{batch_size}.log",
-    conda:
-        "../envs/pytorch.yaml"
-    params:
-        environment=environment_option("pytorch"),
-        python=python("pytorch"),
-    message:
-        "quantize_pytorch: {wildcards.network}, batch {wildcards.batch_size}"
-    shell:
-        "python workflow/scripts/attempt.py {params.environment} --model {output.model} "
-        "--status {output.status} -- {params.python} workflow/scripts/quantize_pytorch.py --model {input.model} "
-        "--calibration {input.calibration} --batch-size {wildcards.batch_size} "
-        "--out {output.model} > {log} 2>&1"
