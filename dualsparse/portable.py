@@ -25,8 +25,9 @@ def _compiled(integer: bool) -> Callable[..., None]:
     """Return `multiply_sparse`, compiled for integers or float32 when it is first needed (or loaded from the cache)."""
     i64, i32, f32 = numba.int64, numba.int32, numba.float32
     value, weight = (numba.int16, i32) if integer else (f32, f32)
+    samples = numba.types.Array(value, 2, "C", readonly=True)  # takes writable ones, too
     signature = numba.void(
-        value[:, ::1], i32[::1], i32[::1], weight[::1], i64, i64, i64, i64, i64, i64, i64,
+        samples, i32[::1], i32[::1], weight[::1], i64, i64, i64, i64, i64, i64, i64,
         f32[::1], f32[::1], numba.boolean, weight[::1], f32[:, :, ::1],
     )  # fmt: skip
     return numba.njit(signature, nogil=True, cache=True)(multiply_sparse)
