@@ -20,7 +20,7 @@ from dualsparse.layers import FloatLayer, InputQuantization, IntegerLayer
 
 from .compiled import CompiledProgram, Constants, Operations, Unsupported, check_layers
 from .packing import LANES, REGISTER, cover, quad_weights, round_up
-from .source import HEADER, function, indent
+from .source import HEADER, function, indent, run_decorator
 
 #: Groups of 16 samples that a linear layer computes together, so that each weight is used more than once.
 GROUPS = 2
@@ -477,7 +477,6 @@ class BatchedBuilder:
     def text(self) -> str:
         """The source of the module: `run` is the program, `repeat` runs one part of it, to be timed."""
         shapes = (self.layers[0].input_shape, self.layers[-1].output_shape)
-        arrays = ", ".join(f"float32[{':, ' * len(shape)}::1]" for shape in shapes)
         inputs, outputs = (int(np.prod(shape)) for shape in shapes)
         image = f"workspace + {self._image.place}" if self._image is not None else "0"
         first = self.buffers[0]
@@ -491,7 +490,7 @@ class BatchedBuilder:
         chunk = LANES * GROUPS
         groups = f"for g in range((inside + {LANES - 1}) // {LANES}):"
         run = [
-            f'@njit("int64({arrays}, int64, int64)", nogil=True, cache=True)',
+            run_decorator(*(1 + len(shape) for shape in shapes)),
             "def run(x, out, workspace, constants):",
             '    """Runs all layers; 1 if an input is not finite, else 0."""',
             "    x_place, out_place, samples = address_of(x), address_of(out), len(x)",
@@ -526,7 +525,7 @@ class BatchedBuilder:
         return "\n".join([HEADER + "".join(self._functions), "", *run, "", "", *repeat, ""])
 
     def program(self) -> CompiledProgram:
-        kernel = "blocks of 4, vpdpbusd" if self.integer else "unstructured, float32"
+        kernel = "unstructured, vpdpbusd" if self.integer else "unstructured, float32"
         kernels = [kernel] * len(self.layers)
         chunk = LANES * GROUPS
         return CompiledProgram(self.text(), self.constants, self.workspace(), kernels, self.operations, chunk)

@@ -157,12 +157,17 @@ class CompiledProgram:
         return [seconds * len(x) for seconds in layers]
 
 
-def _cache_directory() -> Path:
-    """Where generated sources and, beside them, Numba's compiled code are kept."""
-    chosen = os.environ.get("DUALSPARSE_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualsparse"
+@functools.cache
+def _cache_directory(chosen: str | None) -> Path:
+    """Where generated sources and, beside them, Numba's compiled code are kept; made if it isn't there."""
+    directory = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualsparse")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError:
+        # Where nothing can be kept, each process compiles for itself.
+        return Path(tempfile.mkdtemp(prefix="dualsparse-"))
 
 
 @functools.cache
@@ -173,9 +178,8 @@ def load_module(source: str) -> ModuleType:
     """
     parts = [source, Path(__file__).with_name("intrinsics.py").read_text(), numba.__version__, llvmlite.__version__]
     name = "program_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-    path = _cache_directory() / f"{name}.py"
+    path = _cache_directory(os.environ.get("DUALSPARSE_CACHE")) / f"{name}.py"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
             file.write(source)
         os.replace(file.name, path)

@@ -452,13 +452,12 @@ class _Builder:
     def text(self) -> str:
         """The source of the module: `run` is the program, `repeat` runs one part of it, to be timed."""
         shapes = (self.layers[0].input_shape, self.layers[-1].output_shape)
-        arrays = ", ".join(f"float32[{':, ' * len(shape)}::1]" for shape in shapes)
         outputs = len(self.layers[-1].weight)
         out_step = 4 * round_up(outputs, LANES * self._last_groups())
         sample_parts = self._sample_parts()
         chunk_parts = self._calls[self._first_linear :]
         run = [
-            f'@njit("int64({arrays}, int64, int64)", nogil=True, cache=True)',
+            source.run_decorator(*(1 + len(shape) for shape in shapes)),
             "def run(x, out, workspace, constants):",
             '    """Runs all layers; 1 if an input is not finite, else 0."""',
             "    x_place, out_place, samples = address_of(x), address_of(out), len(x)",

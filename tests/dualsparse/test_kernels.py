@@ -96,6 +96,7 @@ def assert_exact(network: Network, gate: ColumnGate | None = None, samples=(1, 3
     assert len(program.kernels) == len(network.layers)
     for count in samples:
         x = network.inputs(count)
+        x.setflags(write=False)
         out = np.full((count, *network.shape), np.nan, np.float32)
         assert program(x, out) == 0
         expected = run_layers(tuple(network.layers), gate, network.quantization, x)
