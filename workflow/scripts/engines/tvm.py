@@ -38,11 +38,13 @@ class Adapter(Engine):
     def execution(self) -> Execution:
         from tvm.target import codegen
 
+        cpu = codegen.llvm_get_system_cpu()
+        features = codegen.llvm_get_cpu_features(self.tvm.target.Target({"kind": "llvm", "mcpu": cpu}))
         return Execution(
             version=self.tvm.__version__,
             threads=int(os.environ["TVM_NUM_THREADS"]),
             precision="fp32",
-            instruction_set="AVX-512" if "avx512f" in codegen.llvm_get_cpu_features() else "",
+            instruction_set="AVX-512" if "avx512f" in list(features) else "",
             own_operator_share=1.0,
-            details={"target": codegen.llvm_get_system_cpu(), "LLVM": str(codegen.llvm_version_major())},
+            details={"target": cpu, "LLVM": str(codegen.llvm_version_major())},
         )
