@@ -24,10 +24,10 @@ def test_a_success_keeps_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("raise SystemExit('error: no such operator')", "no such operator"),
+        ("raise ValueError('no such operator')", "ValueError: no such operator"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
         ("pass", "exit status 0"),
-        ("import sys; open(sys.argv[1], 'w').write('half'); raise SystemExit('error: disk full')", "disk full"),
+        ("import sys; open(sys.argv[1], 'w').write('half'); raise OSError('disk full')", "disk full"),
     ],
 )
 def test_a_failure_leaves_an_empty_model_and_its_reason(tmp_path, code, reason):
@@ -35,6 +35,12 @@ def test_a_failure_leaves_an_empty_model_and_its_reason(tmp_path, code, reason):
     assert model.read_bytes() == b""
     assert status["status"] == "failed"
     assert reason in status["reason"]
+
+
+def test_a_tool_that_refuses_the_network_makes_it_unsupported(tmp_path):
+    model, status = run(tmp_path, "raise SystemExit('error: net.onnx: operator TopK is unknown')")
+    assert model.read_bytes() == b""
+    assert status == {"status": "unsupported", "reason": "net.onnx: operator TopK is unknown"}
 
 
 def test_a_hanging_command_is_ended_with_its_children(tmp_path):

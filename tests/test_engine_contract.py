@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import study
+from attempt import attempt
 from benchmark import PRECISIONS
-from engine_process import run_instances
+from engine_process import Outcome, run_instances
 from engines import engine_class, engine_names
 from topology import physical_cores, read_cpus
 
@@ -63,7 +64,8 @@ def models(tmp_path_factory):
         if rule == "quantize_pytorch":
             # From the checkpoint, for which the batch size is still to be chosen.
             arguments[1:2] = [folder / f"{network}.pt", "--batch-size", batch_size]
-        run_script(environment, study.SCRIPTS / f"{rule}.py", *arguments)
+        command = [interpreter(environment), study.SCRIPTS / f"{rule}.py", *arguments]
+        path.with_name(f"{path.name}.json").write_text(json.dumps(attempt(list(map(str, command)), path, TIMEOUT_S)))
         return path
 
     def model(engine: str, precision: str, network: str, batch_size: int) -> Path:
@@ -80,13 +82,17 @@ def models(tmp_path_factory):
 
 
 def run(models, engine, precision, *, network="dense", batch_size=4, threads=1, model=None):
-    """One worker on the last `threads` cores; returns its outcome."""
+    """One worker on the last `threads` cores; returns its outcome, or why the engine's tool could make no model."""
+    model = model or models(engine, precision, network, batch_size)
+    status = model.with_name(f"{model.name}.json")
+    if status.exists() and (record := json.loads(status.read_text()))["status"] != "ok":
+        return Outcome(record["status"], record["reason"])
     python = interpreter(engine_class(engine).environment)
     cpus = [core[0] for core in physical_cores(read_cpus())][-threads:]
     request = {
         "mode": "benchmark",
         "engine": engine,
-        "model": str(model or models(engine, precision, network, batch_size)),
+        "model": str(model),
         "features": str(models.folder / "test.npz"),
         "reference": str(models.folder / f"{network}.npy"),
         "precision": precision,

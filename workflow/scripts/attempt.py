@@ -16,7 +16,7 @@ from files import read_json, run_program, write_json
 
 
 def attempt(command: list[str], model: Path, timeout_s: float) -> dict[str, str]:
-    """Run `command`, which writes `model`; return {status, reason} with status ok, failed or timeout."""
+    """Run `command`, which writes `model`; return {status, reason} with status ok, unsupported, failed or timeout."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
     )
@@ -40,6 +40,9 @@ def attempt(command: list[str], model: Path, timeout_s: float) -> dict[str, str]
     model.write_bytes(b"")
     if timed_out.is_set():
         return {"status": "timeout", "reason": f"preparing the model took more than {timeout_s:g} s"}
+    if code == 1 and last_line.startswith("error: "):
+        # One sentence of the tool itself (see files.run_program): it cannot take this network.
+        return {"status": "unsupported", "reason": last_line.removeprefix("error: ")}
     ending = f"ended by {signal.Signals(-code).name}" if code < 0 else last_line or f"exit status {code}"
     return {"status": "failed", "reason": f"preparing the model failed: {ending}"}
 
