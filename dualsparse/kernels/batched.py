@@ -11,7 +11,7 @@ one split before the next begins; their sums wait in `sums` meanwhile.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -363,7 +363,7 @@ class BatchedBuilder:
         size = buffer.groups * buffer.group + 4 * REGISTER
         place = self._reserve(size)
         self._fills.append((place, size, buffer.fill))
-        return Buffer(place, *(getattr(buffer, name) for name in list(Buffer.__dataclass_fields__)[1:]))
+        return replace(buffer, place=place)
 
     def _final_buffer(self) -> Buffer:
         channels, height, width = (*self.layers[-1].output_shape, 1, 1)[:3]
