@@ -185,7 +185,7 @@ class Engine:
         return (np.median(rounds, axis=0) / n).tolist()
 
     def explain(self, measure: bool = True) -> str:
-        """Return a table of what runs how: one line per fused layer, then what runs in NumPy. See `layers`."""
+        """Return a table of what runs how: one line per fused layer, then what runs by itself. See `layers`."""
         lines = [
             f"{self.precision}, batch size {self.batch_size}, {self.threads} thread(s)",
             f"{'layer':<24}{'kernel':<24}{'weights':<14}{'non-zero':>9}{'MACs':>12}{'remaining':>12}"
@@ -208,7 +208,7 @@ class Engine:
             lines.append(f"no fast kernel, runs portably: {', '.join(slow)}")
         operators = [f"{s.node.name} ({s.node.op})" for s in self.plan.steps if not isinstance(s, LayerStep)]
         if operators:
-            lines.append(f"not fused, runs in NumPy: {', '.join(operators)}")
+            lines.append(f"not fused, runs by itself: {', '.join(operators)}")
         return "\n".join(lines)
 
     def _slow_layers(self) -> list[str]:
