@@ -47,8 +47,10 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
             python=python(tool),
         message:
             f"{preparation}: {{wildcards.network}}, batch {{wildcards.batch_size}}"
+            # Bound here, because a shell command is put together when its job runs, after the loop.
+            script=lambda wildcards, preparation=preparation: f"workflow/scripts/{preparation}.py",
+            options=lambda wildcards, input, options=options: options.format(input=input, wildcards=wildcards),
         shell:
             "python workflow/scripts/attempt.py {params.environment} --model {output.model} "
-            "--status {output.status} -- "
-            f"{{params.python}} workflow/scripts/{preparation}.py --model {{input.model}} {options} "
+            "--status {output.status} -- {params.python} {params.script} --model {input.model} {params.options} "
             "--out {output.model} > {log} 2>&1"

@@ -176,8 +176,12 @@ for page, (section, label, tables) in PAGES.items():
             f"logs/{page}.log",
         conda:
             "../envs/workflow.yaml"
+        params:
+            # Bound here, because a shell command is put together when its job runs, after the loop.
+            script=lambda wildcards, page=page: f"workflow/scripts/{page}.py",
+            options=table_options(tables),
         shell:
-            f"python workflow/scripts/{page}.py {table_options(tables)} --out {{output}} > {{log}} 2>&1"
+            "python {params.script} {params.options} --out {output} > {log} 2>&1"
 
 
 rule report:
