@@ -45,11 +45,11 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
         params:
             environment=environment_option(tool),
             python=python(tool),
-        message:
-            f"{preparation}: {{wildcards.network}}, batch {{wildcards.batch_size}}"
             # Bound here, because a shell command is put together when its job runs, after the loop.
             script=lambda wildcards, preparation=preparation: f"workflow/scripts/{preparation}.py",
             options=lambda wildcards, input, options=options: options.format(input=input, wildcards=wildcards),
+        message:
+            f"{preparation}: {{wildcards.network}}, batch {{wildcards.batch_size}}"
         shell:
             "python workflow/scripts/attempt.py {params.environment} --model {output.model} "
             "--status {output.status} -- {params.python} {params.script} --model {input.model} {params.options} "
