@@ -83,7 +83,8 @@ def from_checkpoint(wildcards):
 
 
 def as_json(value):
-    return json.dumps(value, separators=(",", ":"))
+    """A setting as an argument. Keys are sorted: their order in a file is no reason to run a job again."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
 def model_files(wildcards):

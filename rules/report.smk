@@ -107,7 +107,7 @@ rule resolve_config:
     conda:
         "../envs/workflow.yaml"
     params:
-        config=as_json(config),
+        config=json.dumps(config),
     message:
         "Keeping the configuration beside the results"
     shell:
