@@ -80,7 +80,7 @@ PAGES = {
     "tabulate_networks": ("6 Tables", "Networks", ["benchmarks", "networks", "config"]),
     "tabulate_engines": ("6 Tables", "Engines: what really ran", ["benchmarks"]),
     "tabulate_benchmarks": (
-        "Tables",
+        "6 Tables",
         "Every measurement",
         ["benchmarks", "networks", "accuracies"],
     ),

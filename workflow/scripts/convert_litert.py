@@ -165,7 +165,7 @@ class Converter:
         attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
         if any(attributes.get("pads", ())) or attributes.get("group", 1) != 1:
             raise NotImplementedError(f"node {node.name!r}: padding and groups have no counterpart here")
-        source = self.values.get(node.input[0])
+        source = self.values.get(node.input[0]) if node.input else None
         method = getattr(self, f"_{node.op_type}", None)
         if source is None or method is None:
             raise NotImplementedError(f"node {node.name!r}: operator {node.op_type} has no counterpart here")

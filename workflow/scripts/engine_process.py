@@ -129,7 +129,8 @@ class Instance:
     def outcome(self, deadline: float) -> Outcome:
         """Return how this worker ended; it has said so or has closed its output."""
         if self.end is not None:
-            status, reason = self.end["status"], self.end["reason"]
+            # Engines break their messages into lines; a reason is one cell of a table.
+            status, reason = self.end["status"], " ".join(self.end["reason"].split())
             if self.end.get("exception") and OUT_OF_MEMORY.search(reason):
                 status = "out_of_memory"
             return Outcome(status, reason, [self.end["result"]] if status == "ok" else [])
