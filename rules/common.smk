@@ -14,8 +14,10 @@ import study
 from files import InputError
 from study import sources
 
+# Overlays given on the command line come first in Snakemake's list.
+overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != Path("config.yaml").resolve()]
 try:
-    study.validate(config, " + ".join(["config.yaml", *map(str, workflow.configfiles[1:])]))
+    study.validate(config, " + ".join(["config.yaml", *overlays]))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
