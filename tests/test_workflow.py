@@ -211,7 +211,7 @@ def test_a_figure_or_its_caption_changes_without_measuring(study, pattern):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sedes": [1]}, "unknown key 'sedes'"),
+        ({"sedes": [1]}, "the top level: unknown key 'sedes'"),
         ({"seeds": "one"}, "seeds: 'one' is not of type array"),
         ({"engines": ["warp"]}, "engines: 'warp' is unknown"),
         (
