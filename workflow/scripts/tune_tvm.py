@@ -128,6 +128,10 @@ def compile_network(module: tvm.ir.IRModule, target: tvm.target.Target, folder: 
         tvm.compile(scheduled, target=target).export_library(str(partial))
 
 
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="FP32 ONNX file with a fixed batch size")
@@ -139,15 +143,18 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("tvm").setLevel(logging.ERROR)
     try:
         module = import_network(load_model(options.model))
-    except tvm.error.TVMError as error:
-        raise InputError(f"{options.model}: TVM does not import it ({str(error).splitlines()[-1]})") from error
+    except Exception as error:  # of many kinds, and each means the same
+        raise InputError(f"{options.model}: TVM does not import it ({_last_line(error)})") from error
     target = host_target()
     key = hashlib.sha256(f"{target} {tvm.__version__}".encode()).hexdigest()[:12]
     folder = (options.database or options.out.parent / "tuning") / key
     started = time.monotonic()
     with only_user(folder):
-        tune(module, target, options.trials, folder, options.seed)
-        compile_network(module, target, folder, options.out)
+        try:
+            tune(module, target, options.trials, folder, options.seed)
+            compile_network(module, target, folder, options.out)
+        except Exception as error:  # of many kinds, and each means the same
+            raise InputError(f"{options.model}: TVM does not compile it ({_last_line(error)})") from error
     print(f"{options.out}: {options.trials} trials, {target}, {time.monotonic() - started:.0f} s")
 
 
