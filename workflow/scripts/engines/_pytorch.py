@@ -1,5 +1,6 @@
 """What the adapters of PyTorch's three execution modes share."""
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,9 +23,9 @@ class PyTorchEngine(Engine):
         torch.set_num_interop_threads(1)
         self.torch = torch
 
+    @abstractmethod
     def compile(self, network, example):
         """Return the callable that is measured, for the eager `network` and an `example` input."""
-        raise NotImplementedError
 
     def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
         from network import load_network
