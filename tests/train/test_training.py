@@ -175,19 +175,42 @@ def test_an_epoch_has_as_many_clips_of_each_class_and_other_unknown_words_each_t
     assert orders[0].tolist() != orders[1].tolist()
 
 
-def test_a_rare_class_comes_as_often_as_the_others_and_a_common_one_is_drawn_from(data: TrainingData) -> None:
+def test_a_rare_class_comes_as_often_as_the_others_and_the_words_of_a_class_equally_often(data: TrainingData) -> None:
     uneven = copy.copy(data)
     low, unknown = data.classes.index("low"), data.classes.index("unknown")
-    uneven._rows = [rows[:5] if label == low else rows for label, rows in enumerate(data._rows)]
-    uneven._rows[unknown] = torch.cat([data._rows[unknown], data._rows[low][5:]])
+    rare, rest = data._rows[low][0][:5], data._rows[low][0][5:]
+    uneven._rows = list(data._rows)
+    uneven._rows[low], uneven._rows[unknown] = [rare], [data._rows[unknown][0], rest[:3], rest[3:]]
     generator = torch.Generator().manual_seed(0)
     orders = [uneven.epoch_order(generator).tolist() for _ in range(2)]
     for order in orders:
         assert len(order) == data.clips_per_epoch
-        counts = [order.count(row) for row in uneven._rows[low].tolist()]
+        counts = [order.count(row) for row in rare.tolist()]
         assert sum(counts) == 24 and max(counts) - min(counts) == 1
-    drawn = [set(order) & set(uneven._rows[unknown].tolist()) for order in orders]
-    assert [len(rows) for rows in drawn] == [24, 24] and drawn[0] != drawn[1]
+        for word in uneven._rows[unknown]:
+            assert sum(order.count(row) for row in word.tolist()) == 8
+    drawn = [set(order) & set(data._rows[unknown][0].tolist()) for order in orders]
+    assert [len(rows) for rows in drawn] == [8, 8] and drawn[0] != drawn[1]
+
+
+def test_unknown_words_are_spliced_from_two_other_words(data: TrainingData) -> None:
+    rows = torch.arange(len(data.labels))
+    labels = data.labels
+    # Each clip is its own number throughout.
+    clips = (rows + 1.0).unsqueeze(1).expand(-1, 16_000)
+    spliced = Augmentation(data, Settings(splices=1.0)).splice(clips, rows, torch.Generator().manual_seed(1))
+    unknown, silence = data.classes.index("unknown"), data.classes.index("silence")
+    torch.testing.assert_close(spliced[labels != unknown], clips[labels != unknown], rtol=0, atol=0)
+    changed = (spliced != clips).any(dim=1)
+    # Of 24; in half of the draws a part is silence, or both are the same word.
+    assert 5 <= changed.sum() <= 20
+    for clip in spliced[changed]:
+        halves = clip[:7000].unique(), clip[-7000:].unique()
+        assert [len(half) for half in halves] == [1, 1]
+        words = [int(labels[int(half) - 1]) for half in halves]
+        assert words[0] != words[1] and silence not in words
+    none = Augmentation(data, Settings(splices=0.0)).splice(clips, rows, torch.Generator().manual_seed(1))
+    assert none is clips
 
 
 def test_settings() -> None:

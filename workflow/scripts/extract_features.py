@@ -44,10 +44,11 @@ def calibration_rows(labels: np.ndarray, count: int, rng: np.random.Generator) -
     return rng.permutation(np.concatenate(rows))
 
 
-def read_labels(path: Path) -> np.ndarray:
-    """Return the labels, int64 [clips], of a split's list."""
+def read_clips(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return the labels, int64 [clips], and the spoken words of a split's list."""
     with open(path, newline="", encoding="utf-8") as handle:
-        return np.array([int(row["label"]) for row in csv.DictReader(handle)], dtype=np.int64)
+        rows = list(csv.DictReader(handle))
+    return np.array([int(row["label"]) for row in rows], dtype=np.int64), [row["word"] for row in rows]
 
 
 def save_features(path: Path, x: np.ndarray, y: np.ndarray) -> None:
@@ -60,7 +61,7 @@ def extract(data: Path, out: Path, calibration_clips: int, seed: int) -> None:
     """Write the features of one prepared data set."""
     read_json(data / "dataset.json")
     clips = {split: np.load(data / f"{split}.npy", mmap_mode="r") for split in ("train", "validation", "test")}
-    labels = {split: read_labels(data / f"{split}.csv") for split in clips}
+    labels = {split: read_clips(data / f"{split}.csv")[0] for split in clips}
     # The training features are needed once, for their mean and spread: in pieces, because they may be large.
     count = total = squares = 0.0
     for start in range(0, len(clips["train"]), 1 << 13):

@@ -4,7 +4,7 @@ Whole batches at a time, in torch, so that training can compute it from freshly 
 """
 
 import torch
-from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
+from torchaudio.transforms import AmplitudeToDB, MelScale, Spectrogram
 
 from speech_commands import SAMPLE_RATE
 
@@ -25,18 +25,19 @@ class LogMel(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mel = MelSpectrogram(
-            sample_rate=SAMPLE_RATE,
-            n_fft=PARAMETERS["n_fft"],
-            hop_length=PARAMETERS["hop_length"],
-            n_mels=PARAMETERS["n_mels"],
-            center=PARAMETERS["centred"],
+        n_fft, n_mels = PARAMETERS["n_fft"], PARAMETERS["n_mels"]
+        self.spectrum = Spectrogram(
+            n_fft, hop_length=PARAMETERS["hop_length"], center=PARAMETERS["centred"], power=None
         )
+        self.mel = MelScale(n_mels, SAMPLE_RATE, n_stft=n_fft // 2 + 1)
         self.to_decibel = AmplitudeToDB("power")
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return decibel values, [batch, 1, mel, time], of `waveform`, [batch, samples] within ±1."""
-        decibel = self.to_decibel(self.mel(waveform))
+        spectrum = self.spectrum(waveform)
+        # Four times as fast as the square of the absolute value.
+        power = spectrum.real.square() + spectrum.imag.square()
+        decibel = self.to_decibel(self.mel(power))
         return decibel.clamp(min=PARAMETERS["floor_db"]).unsqueeze(1)
 
 

@@ -17,7 +17,7 @@ from files import InputError, run_program
 from network import GscCnn, build_network, load_network
 from sparsity import Masks, apply_masks, global_sparsities, group_first_outputs, magnitude_masks, verify_masks
 from sparsity_patterns import effective_pattern
-from training import TrainingData, fit, save_results, settings_from
+from training import TrainingData, fit, save_results, settings_from, training_parser
 
 #: Share of the training in which weights are removed.
 PRUNING_SHARE = 0.5
@@ -139,16 +139,8 @@ def prune(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the prepared data set")
-    parser.add_argument("--features", type=Path, required=True, help="folder of its features")
+    parser = training_parser(__doc__.splitlines()[0])
     parser.add_argument("--start", type=Path, required=True, help="model.pt of the trained network to start from")
-    parser.add_argument("--network", required=True, help="its name in the configuration")
-    parser.add_argument("--spec", required=True, help="JSON object: its entry in the configuration")
-    parser.add_argument("--training", default="{}", help="JSON object: the configuration's training section")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     prune(parser.parse_args(arguments))
 
 

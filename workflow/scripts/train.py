@@ -2,14 +2,13 @@
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
 
 from files import run_program
-from network import build_network, load_network
+from network import build_network
 from sparsity import apply_masks, make_masks
-from training import TrainingData, fit, save_results, settings_from
+from training import TrainingData, fit, save_results, settings_from, training_parser
 
 
 def train(options: argparse.Namespace) -> None:
@@ -28,27 +27,14 @@ def train(options: argparse.Namespace) -> None:
         def after_step(_step: int, _total_steps: int) -> None:
             apply_masks(model, masks)
 
-    teacher = load_network(options.teacher)[0] if options.teacher else None
     checkpoint = options.out / "checkpoint.pt"
-    history = fit(
-        model, data, settings, seed=options.seed, after_step=after_step, teacher=teacher, checkpoint=checkpoint
-    )
+    history = fit(model, data, settings, seed=options.seed, after_step=after_step, checkpoint=checkpoint)
     save_results(options.out, model, data, history, network=options.network, spec=spec, seed=options.seed)
     checkpoint.unlink(missing_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the prepared data set")
-    parser.add_argument("--features", type=Path, required=True, help="folder of its features")
-    parser.add_argument("--network", required=True, help="its name in the configuration")
-    parser.add_argument("--spec", default="{}", help="JSON object: its entry in the configuration")
-    parser.add_argument("--training", default="{}", help="JSON object: the configuration's training section")
-    parser.add_argument("--teacher", type=Path, help="model.pt of a trained network whose opinions are learnt, too")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    train(parser.parse_args(arguments))
+    train(training_parser(__doc__).parse_args(arguments))
 
 
 if __name__ == "__main__":
