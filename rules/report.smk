@@ -76,6 +76,11 @@ PAGES = {
         "How its gain splits",
         ["benchmarks", "networks", "config", "accuracies"],
     ),
+    "tabulate_dualsparse": (
+        "4 dualsparse",
+        "Against the other engines",
+        ["benchmarks", "networks", "accuracies"],
+    ),
     "tabulate_claims": ("5 Claims", "The study's claims", ["claims"]),
     "tabulate_networks": ("6 Tables", "Networks", ["benchmarks", "networks", "config"]),
     "tabulate_engines": ("6 Tables", "Engines: what really ran", ["benchmarks"]),

@@ -82,6 +82,7 @@ def network_rows() -> list[dict]:
         {
             "network": network,
             "dataset": "speech_commands_v0.02",
+            "dataset_title": "Speech Commands v0.02",
             "class_set": "commands",
             "seed": seed,
             "accuracy": 0.97 + 0.001 * seed - (0.001 if left < 1 else 0.0),

@@ -30,7 +30,7 @@ ENGINE_PRECISIONS = [(name, precision) for name in engine_names() for precision 
 
 @cache
 def interpreter(environment: str) -> Path:
-    """The Python of a deployed environment, the study's or a developer's; skips the test if there is none."""
+    """The Python of a deployed environment, the study's or a developer's; skips the test if it cannot be built."""
     for folder in (study.ROOT / study.environment_prefix(environment), study.ROOT / ".envs" / environment):
         record = folder / "deployed.json"
         if record.exists():
@@ -38,7 +38,7 @@ def interpreter(environment: str) -> Path:
             if status["status"] == "ok":
                 return folder / "bin" / "python"
             pytest.skip(f"environment {environment}: {status['reason']}")
-    pytest.skip(f"environment {environment} is not deployed (make test does it)")
+    pytest.fail(f"environment {environment} is not deployed (make test does it)")
 
 
 def run_script(environment: str, script: Path, *arguments: object) -> None:

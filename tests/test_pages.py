@@ -18,6 +18,7 @@ OPTIONS = {
     "tabulate_benchmarks": ["benchmarks", "networks", "accuracies"],
     "tabulate_networks": ["benchmarks", "networks", "config"],
     "tabulate_engines": ["benchmarks"],
+    "tabulate_dualsparse": ["benchmarks", "networks", "accuracies"],
     "tabulate_claims": ["claims"],
     "summarize_study": ["benchmarks", "networks", "accuracies", "claims"],
 }
@@ -104,6 +105,22 @@ def test_engines_tell_what_ran(tmp_path):
     assert told[engine_title("tvm"), "INT8"]["Cases with a speed"] == "0 of 16"
 
 
+def test_dualsparse_is_compared_with_its_rivals_on_one_core(tmp_path):
+    header, *rows = read_rows(make("tabulate_dualsparse", tmp_path))
+    assert [row[:3] for row in rows] == [
+        [size, network, "INT8"] for size in ("1", "64") for network in ("pruned", "block", "dual")
+    ]
+    dual = dict(zip(header, rows[-1], strict=True))
+    # 20,000 words/s × 16 (sparse) / 2 (one core), beside 10,000 / 2, 30,000 / 2 and 16,000 × 2.5 / 2.
+    assert dual["Words/s, one core"] == "160k [128k, 176k]"
+    assert dual["Over the dense FP32 network in ONNX Runtime"] == "32.0× [32.0×, 32.0×]"
+    assert dual["Over the fastest dense INT8 engine"] == "10.7× [10.7×, 10.7×] (OpenVINO)"
+    assert dual["Over the fastest other engine on a sparse network"] == "8.00× [8.00×, 8.00×] (DeepSparse, pruned, FP32)"
+    assert dual["Whole processor over one core"] == "2.00× [2.00×, 2.00×]"
+    # 95 % beside 97.1 %, the dense network's first seed.
+    assert (dual["Accuracy, %"], dual["Points from dense FP32"]) == ("95.00", "-2.10")
+
+
 def test_claims_page_has_every_claim(tmp_path):
     rows = read_rows(make("tabulate_claims", tmp_path))
     assert [row[0] for row in rows[1:]] == [claim.statement for claim in check_claims.CLAIMS]
@@ -113,7 +130,7 @@ def test_summary_is_clean_text_with_the_tables_numbers(tmp_path):
     text = make("summarize_study", tmp_path).read_text(encoding="utf-8")
     html = publish_parts(text, writer="html", settings_overrides={"report_level": 1, "halt_level": 2})["body"]
     assert "Test CPU, 2 cores [abc]" in html
-    assert "speech commands v0.02, class set commands, 4,890 test clips" in html
+    assert "Speech Commands v0.02, class set commands, 4,890 test clips" in html
     assert "OpenVINO 30.0k" in html
     assert "320k" in html
     assert "32.0× [32.0×, 32.0×] ONNX Runtime" in html

@@ -51,6 +51,7 @@ FAILED = {**STATE, "layout": "1x2", "status": "failed", "reason": 'SIGSEGV, "gon
 METRICS = {
     "network": "dense",
     "dataset": "synthetic_speech",
+    "title": "Synthetic speech",
     "class_set": "commands",
     "seed": 1,
     "accuracy": 0.9,

@@ -63,8 +63,6 @@ class Measure:
                 continue
             if key not in names:
                 raise InputError(f"--measure: unknown key {key!r} (expected some of {', '.join(names)})")
-            if value is None and key == "memory_limit_gib":
-                continue
             lowest = 0 if key.startswith("warmup") else 1 if key == "min_samples" else 1e-9
             if isinstance(value, bool) or not isinstance(value, int | float) or value < lowest:
                 raise InputError(f"--measure: {key}: expected a number of at least {lowest:g}, got {value!r}")

@@ -10,7 +10,7 @@ KEY = ("network", "seed")
 
 def rows_of(record: dict) -> Iterator[dict]:
     """Yield the table's row of one `metrics.json`."""
-    values = {**record, "training_s": record.get("seconds")}
+    values = {**record, "dataset_title": record.get("title"), "training_s": record.get("seconds")}
     yield {name: values.get(name) for name in load_schema("networks")["properties"]}
 
 

@@ -36,6 +36,7 @@ EXECUTED_COLUMNS = {
 NETWORK_COLUMNS = {
     "network": str,
     "dataset": str,
+    "dataset_title": str,
     "class_set": str,
     "seed": int,
     "accuracy": float,
@@ -301,9 +302,9 @@ def origin(benchmarks: pd.DataFrame, networks: pd.DataFrame | None = None, note:
 
 def data_title(networks: pd.DataFrame) -> str:
     """Return data set and class set of the study, with the number of test clips."""
-    sets = networks[["dataset", "class_set", "test_clips"]].drop_duplicates().itertuples(index=False)
+    sets = networks[["dataset_title", "class_set", "test_clips"]].drop_duplicates().itertuples(index=False)
     return "; ".join(
-        f"{name.replace('_', ' ')}, class set {classes}, {clips:,} test clips" for name, classes, clips in sets
+        f"{title}, class set {classes}, {clips:,} test clips" for title, classes, clips in sets
     )
 
 

@@ -1,0 +1,101 @@
+"""Table of dualsparse's sparse networks on one core: how many times faster than the other engines, at what accuracy."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from files import run_program
+from html_table import Cell, write_table
+from measurements import (
+    OURS,
+    dense_network,
+    engine_title,
+    in_precision_order,
+    input_parser,
+    load_accuracies,
+    load_benchmarks,
+    load_networks,
+    origin,
+    precision_title,
+    select,
+    sparse_networks,
+    times,
+    with_interval,
+)
+from ratios import ratio, throughput
+from sparse_gains import accuracy
+
+REFERENCE = "onnxruntime"
+HEADER = [
+    "Batch size",
+    "Network",
+    "Precision",
+    "Accuracy, %",
+    "Points from dense FP32",
+    "Words/s, one core",
+    "Over the dense FP32 network in ONNX Runtime",
+    "Over the fastest dense INT8 engine",
+    "Over the fastest other engine on a sparse network",
+    "Whole processor over one core",
+]
+
+
+def fastest(cases: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the fastest case among `cases`, or none if none was measured."""
+    measured = [case for _, case in cases.groupby(["engine", "network", "precision"], sort=False) if throughput(case)]
+    return max(measured, key=lambda case: throughput(case).value) if measured else cases.iloc[:0]
+
+
+def gain(rows: pd.DataFrame, rival: pd.DataFrame, *, named: tuple[str, ...] = ()) -> object:
+    """Return the cell that tells the gain over `rival`, with those of its columns that say who it is."""
+    estimate = ratio(rows, rival)
+    if estimate is None:
+        return Cell("–", "quiet")
+    titles = {"engine": engine_title, "precision": precision_title}
+    who = ", ".join(titles.get(column, str)(rival[column].iloc[0]) for column in named)
+    return with_interval(estimate, times) + (f" ({who})" if who else "")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = input_parser(__doc__)
+    parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv: accuracy of every artefact")
+    options = parser.parse_args(arguments)
+    networks = load_networks(options.networks)
+    accuracies = load_accuracies(options.accuracies)
+    benchmarks = load_benchmarks(options.benchmarks)
+    dense, sparse = dense_network(networks), sparse_networks(networks)
+    full = accuracy(networks, None, dense, "fp32", OURS)
+    rows = []
+    for batch_size in sorted(set(benchmarks["batch_size"])):
+        cases = select(benchmarks, batch_size=batch_size)
+        one_core, all_cores = select(cases, cores="1"), select(cases, cores="all")
+        others = one_core[one_core["engine"] != OURS]
+        reference = select(others, engine=REFERENCE, network=dense, precision="fp32")
+        dense_int8 = fastest(select(others, network=dense, precision="int8"))
+        other_sparse = fastest(others[others["network"].isin(sparse)])
+        own = select(one_core, engine=OURS)
+        for network in sparse:
+            for precision in in_precision_order(select(own, network=network)["precision"]):
+                case = select(own, network=network, precision=precision)
+                correct = accuracy(networks, accuracies, network, precision, OURS)
+                known = correct is not None and full is not None
+                rows.append(
+                    [
+                        batch_size,
+                        network,
+                        precision_title(precision),
+                        f"{100 * correct:.2f}" if known else Cell("–", "quiet"),
+                        f"{100 * (correct - full):+.2f}" if known else Cell("–", "quiet"),
+                        with_interval(throughput(case)),
+                        gain(case, reference),
+                        gain(case, dense_int8, named=("engine",)),
+                        gain(case, other_sparse, named=("engine", "network", "precision")),
+                        gain(select(all_cores, engine=OURS, network=network, precision=precision), case),
+                    ]
+                )
+    note = origin(benchmarks, networks, "Each engine runs on one core, and ratios are formed within a round.")
+    write_table(options.out, "dualsparse against the other engines", note, HEADER, rows, HEADER[3:])
+
+
+if __name__ == "__main__":
+    run_program(main)
