@@ -20,7 +20,7 @@ def claims(folder: Path, **tables) -> dict[str, dict]:
     arguments = ["--published", str(ROOT / "resources/fpga.csv"), "--config", str(folder / "config.yaml")]
     for name in ("benchmarks", "networks", "accuracies"):
         arguments += [f"--{name}", str(folder / f"{name}.csv")]
-    check_claims.main([*arguments, "--out", str(folder / "claims.csv")])
+    check_claims.main([*arguments, "--ablation", "--out", str(folder / "claims.csv")])
     with (folder / "claims.csv").open(newline="", encoding="utf-8") as handle:
         return {row["claim"]: row for row in csv.DictReader(handle)}
 

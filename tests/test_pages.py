@@ -61,7 +61,7 @@ def make(name: str, folder: Path, **tables) -> Path:
     if "claims" in OPTIONS[name]:
         inputs = ("benchmarks", "networks", "accuracies", "published", "config")
         arguments = [part for key in inputs for part in (f"--{key}", str(paths[key]))]
-        check_claims.main([*arguments, "--out", str(paths["claims"])])
+        check_claims.main([*arguments, "--ablation", "--out", str(paths["claims"])])
     out = folder / "page.html"
     arguments = [part for option in OPTIONS[name] for part in (f"--{option}", str(paths[option]))]
     importlib.import_module(name).main([*arguments, "--out", str(out)])
@@ -115,7 +115,9 @@ def test_dualsparse_is_compared_with_its_rivals_on_one_core(tmp_path):
     assert dual["Words/s, one core"] == "160k [128k, 176k]"
     assert dual["Over the dense FP32 network in ONNX Runtime"] == "32.0× [32.0×, 32.0×]"
     assert dual["Over the fastest dense INT8 engine"] == "10.7× [10.7×, 10.7×] (OpenVINO)"
-    assert dual["Over the fastest other engine on a sparse network"] == "8.00× [8.00×, 8.00×] (DeepSparse, pruned, FP32)"
+    assert (
+        dual["Over the fastest other engine on a sparse network"] == "8.00× [8.00×, 8.00×] (DeepSparse, pruned, FP32)"
+    )
     assert dual["Whole processor over one core"] == "2.00× [2.00×, 2.00×]"
     # 95 % beside 97.1 %, the dense network's first seed.
     assert (dual["Accuracy, %"], dual["Points from dense FP32"]) == ("95.00", "-2.10")

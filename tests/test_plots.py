@@ -169,8 +169,8 @@ def test_a_study_without_a_dense_network_is_refused(tmp_path):
         ("", "expected a readable CSV table"),
         ("network,seed\ndense,1\n", "column 'dataset' is missing"),
         (
-            "network,dataset,class_set,seed,accuracy,test_clips,parameters,nonzero_weights,macs,nonzero_macs\n"
-            "dense,d,commands,one,0.9,1,1,1,1,1\n",
+            "network,dataset,dataset_title,class_set,seed,accuracy,test_clips,parameters,nonzero_weights,macs,nonzero_macs\n"
+            "dense,d,D,commands,one,0.9,1,1,1,1,1\n",
             "column 'seed': expected int",
         ),
     ],

@@ -5,11 +5,9 @@ whole interval lies elsewhere. Everything between, everything that was not measu
 this one is not, is not measurable here, and the row says why.
 """
 
-import argparse
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +17,7 @@ from measurements import (
     data_title,
     dense_network,
     engine_title,
+    input_parser,
     load_ablation,
     load_accuracies,
     load_benchmarks,
@@ -590,15 +589,9 @@ def check(claim: Claim, study: Study) -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmarks", type=Path, required=True, help="benchmarks.csv")
-    parser.add_argument("--networks", type=Path, required=True, help="networks.csv")
-    parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv")
-    parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
-    parser.add_argument("--published", type=Path, required=True, help="published throughputs, resources/fpga.csv")
-    parser.add_argument("--ablation", type=Path, nargs="+", help="tables of ablate_quantization.py, if there are any")
-    parser.add_argument("--out", type=Path, required=True, help="claims.csv to write")
-    options = parser.parse_args(arguments)
+    options = input_parser(
+        __doc__, "benchmarks", "networks", "accuracies", "config", "published", "ablation"
+    ).parse_args(arguments)
     study = Study(
         load_benchmarks(options.benchmarks),
         load_networks(options.networks),

@@ -303,21 +303,32 @@ def origin(benchmarks: pd.DataFrame, networks: pd.DataFrame | None = None, note:
 def data_title(networks: pd.DataFrame) -> str:
     """Return data set and class set of the study, with the number of test clips."""
     sets = networks[["dataset_title", "class_set", "test_clips"]].drop_duplicates().itertuples(index=False)
-    return "; ".join(
-        f"{title}, class set {classes}, {clips:,} test clips" for title, classes, clips in sets
-    )
+    return "; ".join(f"{title}, class set {classes}, {clips:,} test clips" for title, classes, clips in sets)
 
 
 # ------------------------------------------------------------------------------------------------------ options
 
 
-def input_parser(description: str, *, networks: bool = True, published: bool = False) -> argparse.ArgumentParser:
-    """Return a parser with the options that figures and pages share."""
+#: The inputs of figures, tables and claims: an option each, of the same name as in rules/report.smk.
+INPUTS = {
+    "benchmarks": "benchmarks.csv",
+    "networks": "networks.csv",
+    "accuracies": "accuracies.csv: accuracy of every artefact",
+    "claims": "claims.csv",
+    "config": "resolved configuration: how each network was made",
+    "published": "published throughputs, resources/fpga.csv",
+    "ablation": "tables of ablate_quantization.py",
+    "profile": "tables of profile_operators.py",
+}
+#: Of these there is one per engine.
+SEVERAL = {"ablation", "profile"}
+
+
+def input_parser(description: str, *inputs: str) -> argparse.ArgumentParser:
+    """Return a parser with an option for each of `inputs`, keys of INPUTS, and for the file to write."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmarks", type=Path, required=True, help="benchmarks.csv")
-    if networks:
-        parser.add_argument("--networks", type=Path, required=True, help="networks.csv")
-    if published:
-        parser.add_argument("--published", type=Path, required=True, help="published throughputs, resources/fpga.csv")
+    for name in inputs:
+        nargs = {"nargs": "*"} if name in SEVERAL else {}
+        parser.add_argument(f"--{name}", type=Path, required=True, help=INPUTS[name], **nargs)
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     return parser

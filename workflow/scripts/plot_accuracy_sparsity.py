@@ -1,22 +1,15 @@
 """Accuracy against sparsity: what removing weights costs, per kind of network, over all seeds."""
 
-import argparse
-from pathlib import Path
-
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter
 
 from figures import QUIET, heading, new_figure, save, sparsity_axis
 from files import run_program
-from measurements import data_title, dense_network, load_networks, load_specs, network_kind, select
+from measurements import data_title, dense_network, input_parser, load_networks, load_specs, network_kind, select
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", type=Path, required=True, help="networks.csv")
-    parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
-    parser.add_argument("--out", type=Path, required=True, help="figure to write (.svg)")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "networks", "config").parse_args(arguments)
     networks = load_networks(options.networks).dropna(subset="accuracy")
     specs = load_specs(options.config)
     dense = select(networks, network=dense_network(networks))

@@ -10,7 +10,7 @@ SMALL, LARGE = 1, 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = input_parser(__doc__).parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks").parse_args(arguments)
     networks = load_networks(options.networks)
     benchmarks = load_benchmarks(options.benchmarks)
     cases = select(benchmarks, network=dense_network(networks))

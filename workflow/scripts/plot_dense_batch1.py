@@ -6,7 +6,7 @@ from measurements import input_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = input_parser(__doc__).parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks").parse_args(arguments)
     plot(options.benchmarks, options.networks, 1, options.out)
 
 

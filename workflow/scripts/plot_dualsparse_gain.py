@@ -1,7 +1,5 @@
 """How the gain of dualsparse splits: INT8, weight sparsity, activation sparsity, and their product, on one core."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from figures import Bar, Row, draw_rows, heading, new_figure, nothing, save, speed_bar
@@ -74,10 +72,7 @@ def bar_of_step(chain: list[tuple[str, pd.DataFrame]], number: int, correct: flo
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = input_parser(__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
-    parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv: accuracy of every artefact")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks", "config", "accuracies").parse_args(arguments)
     networks = load_networks(options.networks)
     specs = load_specs(options.config)
     accuracies = load_accuracies(options.accuracies)

@@ -1,7 +1,5 @@
 """Where the time goes: microseconds per word and kind of operator, before and after quantisation, by engine."""
 
-from pathlib import Path
-
 import seaborn as sns
 from matplotlib.patches import Patch
 
@@ -20,9 +18,7 @@ from measurements import (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = input_parser(__doc__, networks=False)
-    parser.add_argument("--profile", type=Path, nargs="+", required=True, help="tables of profile_operators.py")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "profile").parse_args(arguments)
     profile = load_profiles(options.profile)
     profile["us_per_word"] = profile["microseconds"] / profile["batch_size"]
     times = profile.pivot_table(

@@ -1,7 +1,5 @@
 """Accuracy against throughput of everything measured, whole processor, batch size 64, and the cases none beats."""
 
-from pathlib import Path
-
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -37,9 +35,7 @@ def front(points: list[dict]) -> list[dict]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = input_parser(__doc__)
-    parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv: accuracy of every artefact")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks", "accuracies").parse_args(arguments)
     networks = load_networks(options.networks)
     accuracies = load_accuracies(options.accuracies)
     cases = select(load_benchmarks(options.benchmarks), batch_size=BATCH_SIZE, cores="all")

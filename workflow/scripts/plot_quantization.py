@@ -1,7 +1,5 @@
 """What quantisation gains, by what is quantised: every variant of the ablation over FP32, with its accuracy."""
 
-from pathlib import Path
-
 from figures import Bar, Row, draw_rows, engine_colour, heading, new_figure, save
 from files import run_program
 from measurements import (
@@ -19,9 +17,7 @@ from ratios import Estimate
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = input_parser(__doc__, networks=False)
-    parser.add_argument("--ablation", type=Path, nargs="+", required=True, help="tables of ablate_quantization.py")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "ablation").parse_args(arguments)
     ablation = load_ablation(options.ablation)
     rows = []
     for engine in in_order(ablation["engine"]):

@@ -23,7 +23,7 @@ BATCH_SIZE = 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = input_parser(__doc__, published=True).parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks", "published").parse_args(arguments)
     networks = load_networks(options.networks)
     benchmarks = load_benchmarks(options.benchmarks)
     chip = select(load_published(options.published), scope="full chip").set_index("network")["throughput_words_per_s"]

@@ -1,7 +1,5 @@
 """Figure 4: best sparse throughput per engine, whole processor, batch size 64, beside the published FPGA results."""
 
-from pathlib import Path
-
 from figures import Row, draw_rows, heading, keys, new_figure, published_row, save, speed_bar
 from files import run_program
 from measurements import (
@@ -20,12 +18,10 @@ BATCH_SIZE = 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = input_parser(__doc__, published=True)
-    parser.add_argument("--accuracies", type=Path, help="accuracies.csv: accuracy of every artefact")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks", "published", "accuracies").parse_args(arguments)
     networks = load_networks(options.networks)
     benchmarks = load_benchmarks(options.benchmarks)
-    accuracies = load_accuracies(options.accuracies) if options.accuracies else None
+    accuracies = load_accuracies(options.accuracies)
     published = load_published(options.published)
     published = published[(published["network"] != "dense") & (published["scope"] == "full chip")]
     rows = []

@@ -1,7 +1,5 @@
 """Throughput against sparsity: what each engine makes of ever fewer weights, whole processor, batch size 64."""
 
-from pathlib import Path
-
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -29,9 +27,7 @@ FILLED = {"dense", "unstructured"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = input_parser(__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks", "config").parse_args(arguments)
     networks = load_networks(options.networks)
     specs = load_specs(options.config)
     cases = select(load_benchmarks(options.benchmarks), batch_size=BATCH_SIZE, cores="all")

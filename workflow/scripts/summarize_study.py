@@ -3,9 +3,7 @@
 It is reStructuredText, which report/workflow.rst includes. Every number in it comes from the tables.
 """
 
-import argparse
 import re
-from pathlib import Path
 
 import pandas as pd
 
@@ -18,6 +16,7 @@ from measurements import (
     dense_network,
     engine_title,
     in_order,
+    input_parser,
     kilo,
     load_accuracies,
     load_benchmarks,
@@ -151,13 +150,7 @@ def section(title: str, entries: list[str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmarks", type=Path, required=True, help="benchmarks.csv")
-    parser.add_argument("--networks", type=Path, required=True, help="networks.csv")
-    parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv")
-    parser.add_argument("--claims", type=Path, required=True, help="claims.csv")
-    parser.add_argument("--out", type=Path, required=True, help="text to write (.rst)")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks", "accuracies", "claims").parse_args(arguments)
     benchmarks = load_benchmarks(options.benchmarks)
     networks = load_networks(options.networks)
     accuracies = load_accuracies(options.accuracies)

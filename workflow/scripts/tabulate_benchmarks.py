@@ -1,7 +1,5 @@
 """Table of all measurements: speed, latency and accuracy of every case, or why it has none."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from files import run_program
@@ -43,9 +41,7 @@ TEXT = {"Engine", "Network", "Precision", "Status"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = input_parser(__doc__)
-    parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv: accuracy of every artefact")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks", "accuracies").parse_args(arguments)
     networks = load_networks(options.networks)
     accuracies = load_accuracies(options.accuracies)
     benchmarks = load_benchmarks(options.benchmarks)

@@ -1,21 +1,15 @@
 """Table of the study's claims: what it says, what was measured here, and the verdict."""
 
-import argparse
-from pathlib import Path
-
 from check_claims import COLUMNS, CONFIRMED, REFUTED
 from files import run_program
 from html_table import Cell, write_table
-from measurements import load_table
+from measurements import input_parser, load_table
 
 VERDICT_STYLES = {CONFIRMED: "good", REFUTED: "bad"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--claims", type=Path, required=True, help="claims.csv")
-    parser.add_argument("--out", type=Path, required=True, help="page to write (.html)")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "claims").parse_args(arguments)
     claims = load_table(options.claims, dict.fromkeys(COLUMNS, str))
     rows = [
         [

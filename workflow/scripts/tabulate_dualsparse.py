@@ -1,7 +1,5 @@
 """Table of dualsparse's sparse networks on one core: how many times faster than the other engines, at what accuracy."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from files import run_program
@@ -57,9 +55,7 @@ def gain(rows: pd.DataFrame, rival: pd.DataFrame, *, named: tuple[str, ...] = ()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = input_parser(__doc__)
-    parser.add_argument("--accuracies", type=Path, required=True, help="accuracies.csv: accuracy of every artefact")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks", "accuracies").parse_args(arguments)
     networks = load_networks(options.networks)
     accuracies = load_accuracies(options.accuracies)
     benchmarks = load_benchmarks(options.benchmarks)

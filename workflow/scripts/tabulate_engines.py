@@ -36,7 +36,7 @@ def told(rows: pd.DataFrame, column: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = input_parser(__doc__, networks=False).parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks").parse_args(arguments)
     benchmarks = load_benchmarks(options.benchmarks, executed=True)
     rows = []
     for engine in in_order(benchmarks["engine"]):

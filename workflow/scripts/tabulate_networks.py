@@ -1,7 +1,5 @@
 """Table of the networks: accuracy, what is left of weights and work, and the gain that each engine makes of it."""
 
-from pathlib import Path
-
 from files import run_program
 from html_table import Cell, write_table
 from measurements import (
@@ -27,9 +25,7 @@ BATCH_SIZE = 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = input_parser(__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="resolved configuration: how each network was made")
-    options = parser.parse_args(arguments)
+    options = input_parser(__doc__, "benchmarks", "networks", "config").parse_args(arguments)
     networks = load_networks(options.networks)
     specs = load_specs(options.config)
     cases = select(load_benchmarks(options.benchmarks), batch_size=BATCH_SIZE, cores="all")
