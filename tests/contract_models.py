@@ -13,10 +13,13 @@ import torch
 
 from export_onnx import to_onnx
 from network import build_network, save_network
+from sparsity import apply_masks, make_masks
 
 CLASSES, CLIPS, CALIBRATION_CLIPS = 12, 300, 128
 NETWORKS = {
     "dense": {},
+    # Zeros in blocks of 16 outputs, for engines that skip them.
+    "blocks": {"sparsity": {"linear1": 0.9}, "pattern": "block16"},
     "winners": {"k_winners": {"act1": 0.095, "act2": 0.125, "act3": 0.1}, "column_gate": 2},
 }
 
@@ -35,6 +38,8 @@ def fitted(spec: dict) -> torch.nn.Module:
     """Return a network with settled batch norms and a fitted last layer."""
     torch.manual_seed(0)
     network = build_network(spec, CLASSES).train()
+    if "sparsity" in spec:
+        apply_masks(network, make_masks(network, spec, torch.Generator().manual_seed(0)))
     x, y = clips(CLIPS, seed=1)
     hidden = []
     network.linear2.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))

@@ -154,6 +154,16 @@ def test_an_engine_runs_sparse_activations_or_says_why_not(models, engine):
 
 
 @pytest.mark.parametrize("engine", engine_names())
+def test_an_engine_runs_sparse_weights(models, engine):
+    precision = next(iter(engine_class(engine).models))
+    outcome = run(models, engine, precision, network="blocks")
+    assert outcome.status == "ok", outcome.reason
+    if engine == "tvm":
+        library = models(engine, precision, "blocks", 4).read_bytes()
+        assert b"sparse_linear" in library, "expected the product that skips blocks of zeros"
+
+
+@pytest.mark.parametrize("engine", engine_names())
 def test_a_file_that_is_no_model_is_a_row_with_a_reason(models, engine, tmp_path):
     precision = next(iter(engine_class(engine).models))
     model = tmp_path / f"model{Path(engine_class(engine).models[precision]).suffix}"

@@ -1,7 +1,8 @@
 """Compile an ONNX network with TVM for this CPU, tuned by MetaSchedule.
 
 The network becomes channels-last, because its channels fill vectors and its rows do not, and falls apart into tasks
-(a convolution with its bias, a max-pool with its ReLU, ...). Each task gets its share of the trials. Every trial is
+(a convolution with its bias, a max-pool with its ReLU, ...). A matrix product whose weights have zeros in blocks is
+ours, and is not tuned (see tvm_sparse_linear.py). Each task gets its share of the trials. Every trial is
 kept in a database that is keyed by target and TVM version and looked up by a task's structure: networks of the same
 shape share it, whatever their weights, and a second run tunes nothing.
 """
@@ -26,6 +27,7 @@ from tvm_ffi import structural_hash
 from files import InputError, atomic_path, read_json, run_program, write_json
 from progress import Progress
 from quantization import load_model
+from tvm_sparse_linear import SPARSE_LINEAR, SparseProducts
 
 #: Of a task's share of the trials, what one without multiplications gets: there is little to choose in it.
 LIGHT_SHARE = 0.25
@@ -63,6 +65,7 @@ def import_network(model: onnx.ModelProto) -> tvm.ir.IRModule:
             relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}),
             relax.transform.Normalize(),
             relax.transform.FoldConstant(),
+            SparseProducts(),
             relax.get_pipeline("zero"),
         ]
     )(module)
@@ -87,12 +90,22 @@ def tune(module: tvm.ir.IRModule, target: tvm.target.Target, trials: int, folder
     """Spread `trials` over the tasks of `module` that `folder` does not know as tuned with so many already."""
     tuned_file = folder / "tuned.json"
     tuned = read_json(tuned_file) if tuned_file.exists() else {}
-    tasks = meta_schedule.relax_integration.extract_tasks(module, target)
+    tasks = [
+        task
+        for task in meta_schedule.relax_integration.extract_tasks(module, target)
+        if not task.task_name.startswith(SPARSE_LINEAR)
+    ]
     budget = shares([task.task_name for task in tasks], trials)
     keys = [f"{structural_hash(task.dispatched[0]) & (2**64 - 1):016x}" for task in tasks]
     todo = [entry for entry in zip(tasks, budget, keys, strict=True) if tuned.get(entry[2], 0) < entry[1]]
     print(f"{len(tasks)} tasks, {len(todo)} of them to tune", file=sys.stderr, flush=True)
     progress = Progress("tuning", sum(share for _, share, _ in todo))
+    # One of each for all tasks: their processes take seconds to start.
+    builder = meta_schedule.builder.LocalBuilder(max_workers=1, timeout_sec=60)
+    runner = meta_schedule.runner.LocalRunner(
+        timeout_sec=60,
+        evaluator_config=meta_schedule.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=10),
+    )
     for task, share, key in todo:
         [context], _ = meta_schedule.relax_integration.extracted_tasks_to_tune_contexts(
             [task],
@@ -109,11 +122,8 @@ def tune(module: tvm.ir.IRModule, target: tvm.target.Target, trials: int, folder
             work_dir=str(folder),
             max_trials_global=share,
             num_trials_per_iter=min(ROUND, share),
-            builder=meta_schedule.builder.LocalBuilder(max_workers=1, timeout_sec=60),
-            runner=meta_schedule.runner.LocalRunner(
-                timeout_sec=60,
-                evaluator_config=meta_schedule.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=10),
-            ),
+            builder=builder,
+            runner=runner,
         )
         tuned[key] = share
         write_json(tuned_file, tuned)
