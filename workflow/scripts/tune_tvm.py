@@ -102,8 +102,8 @@ def tune(module: tvm.ir.IRModule, target: tvm.target.Target, trials: int, folder
     tasks = meta_schedule.relax_integration.extract_tasks(module, target)
     budget = shares([task.task_name for task in tasks], trials)
     keys = [f"{structural_hash(task.dispatched[0]) & (2**64 - 1):016x}" for task in tasks]
-    # The share of the sparse product, which is not tuned, goes to nobody: with another one, the tasks that a dense network
-    # of this shape has in common would be tuned again.
+    # The share of the sparse product, which is not tuned, goes to nobody: a larger share would tune again what a dense
+    # network of this shape has in common.
     todo = [
         (task, share, key)
         for task, share, key in zip(tasks, budget, keys, strict=True)
