@@ -9,7 +9,7 @@ import statistics
 import time
 
 SIZE = 512
-SECONDS = 0.15
+SECONDS = 0.05
 MINIMUM_SAMPLES = 5
 
 
