@@ -15,6 +15,7 @@ class Adapter(Engine):
     title = "Fake"
     environment = "workflow"
     models: ClassVar = {"fp32": "nothing"}
+    missing: ClassVar = {"int8": "it is a fake"}
 
     def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
         self.behaviour = model.read_text().strip()

@@ -120,7 +120,8 @@ def obstacle(options: argparse.Namespace) -> Outcome | None:
     if options.environment_status and (outcome := _recorded(options.environment_status)):
         return outcome
     if options.model is None:
-        return Outcome("unsupported", f"{engine.title} has no {options.precision} form of the network here")
+        why = engine.missing.get(options.precision, "there is no form of the network for it here")
+        return Outcome("unsupported", f"{engine.title} has no {options.precision}: {why}")
     status = options.model.with_name(f"{options.model.name}.json")
     if status.exists() and (outcome := _recorded(status)):
         return outcome

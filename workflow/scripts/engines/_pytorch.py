@@ -14,6 +14,7 @@ class PyTorchEngine(Engine):
 
     environment = "pytorch"
     models: ClassVar = {"fp32": CHECKPOINT, "bf16": CHECKPOINT}
+    missing: ClassVar = {"int8": "torchao's form for x86 runs in torch.compile only"}
 
     def prepare(self, threads: int) -> None:
         import torch

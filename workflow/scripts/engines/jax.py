@@ -16,6 +16,10 @@ class Adapter(Engine):
     title = "JAX (XLA)"
     environment = "jax"
     models: ClassVar = {"fp32": ONNX}
+    missing: ClassVar = {
+        "bf16": "XLA's CPU compiler turns BF16 into FP32",
+        "int8": "no tool turns the network into integer operations of XLA",
+    }
 
     def prepare(self, threads: int) -> None:
         # Read when XLA makes its thread pool, which otherwise has one thread per core the process may use.

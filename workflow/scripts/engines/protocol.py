@@ -43,6 +43,8 @@ class Engine(ABC):
     #: Per precision, the model file it loads, below `results/`. Its first folder is the rule that makes it.
     #: Placeholders: {trained} (train or prune, whichever made the network), {data}, {network}, {seed}, {batch_size}.
     models: ClassVar[dict[str, str]]
+    #: Why a precision is not among them, for its row.
+    missing: ClassVar[dict[str, str]] = {}
 
     def prepare(self, threads: int) -> None:
         """Import the engine and set what it reads only once, such as its thread pool. Timed apart from `load`.

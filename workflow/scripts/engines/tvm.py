@@ -12,9 +12,11 @@ from .protocol import Engine, Execution
 class Adapter(Engine):
     title = "TVM"
     environment = "tvm"
-    # No INT8: its ONNX front end turns quantised operators into FP32 ones, and its VNNI schedules need a graph that
-    # is written for them.
     models: ClassVar = {"fp32": "tune_tvm/{data}/{network}/seed{seed}/batch{batch_size}.so"}
+    missing: ClassVar = {
+        "int8": "its ONNX front end turns quantised operators into FP32 ones, and its VNNI schedules want another",
+        "bf16": "no tool turns the network into BF16 for it",
+    }
 
     def prepare(self, threads: int) -> None:
         # Read when the thread pool starts. The process is pinned already, and to the same cores.
