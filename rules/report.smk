@@ -46,6 +46,16 @@ PAGES = {
         "Time per operator",
         ["benchmarks", "profile"],
     ),
+    "tabulate_quantization": (
+        "2 Quantised network",
+        "What is quantised: table",
+        ["benchmarks", "ablation"],
+    ),
+    "tabulate_operator_time": (
+        "2 Quantised network",
+        "Time per operator: table",
+        ["benchmarks", "profile"],
+    ),
     "plot_sparse_throughput": (
         "3 Sparse networks",
         "Figure 4: sparse throughput",

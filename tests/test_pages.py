@@ -18,6 +18,8 @@ OPTIONS = {
     "tabulate_benchmarks": ["benchmarks", "networks", "accuracies"],
     "tabulate_networks": ["benchmarks", "networks", "config"],
     "tabulate_engines": ["benchmarks"],
+    "tabulate_quantization": ["benchmarks", "ablation"],
+    "tabulate_operator_time": ["benchmarks", "profile"],
     "tabulate_dualsparse": ["benchmarks", "networks", "accuracies"],
     "tabulate_claims": ["claims"],
     "summarize_study": ["benchmarks", "networks", "accuracies", "claims"],
@@ -56,7 +58,9 @@ def read_rows(path: Path) -> list[list[str]]:
 def make(name: str, folder: Path, **tables) -> Path:
     """Run a page's program on constructed tables; return what it wrote."""
     write_tables(folder, **tables)
-    paths = {key: folder / f"{key}.csv" for key in ("benchmarks", "networks", "accuracies", "claims")}
+    paths = {
+        key: folder / f"{key}.csv" for key in ("benchmarks", "networks", "accuracies", "claims", "ablation", "profile")
+    }
     paths |= {"published": ROOT / "resources/fpga.csv", "config": folder / "config.yaml"}
     if "claims" in OPTIONS[name]:
         inputs = ("benchmarks", "networks", "accuracies", "published", "config")
@@ -121,6 +125,28 @@ def test_dualsparse_is_compared_with_its_rivals_on_one_core(tmp_path):
     assert dual["Whole processor over one core"] == "2.00× [2.00×, 2.00×]"
     # 95 % beside 97.1 %, the dense network's first seed.
     assert (dual["Accuracy, %"], dual["Points from dense FP32"]) == ("95.00", "-2.10")
+
+
+def test_quantisation_in_numbers(tmp_path):
+    header, *rows = read_rows(make("tabulate_quantization", tmp_path))
+    assert rows[2][-3:] == ["95.00", "24k", "2.40× [2.38×, 2.42×]"]
+    assert rows[3][1] == "only conv1" and rows[3][-1] == "failed: refused"
+    header, *rows = read_rows(make("tabulate_operator_time", tmp_path))
+    assert rows[0] == ["ONNX Runtime", "FP32", "/convolution", "convolution", "80.00", "80.0"]
+    assert rows[3] == ["ONNX Runtime", "INT8", "/pooling", "pooling", "15.00", "37.5"]
+
+
+@pytest.mark.parametrize("name", ["tabulate_quantization", "tabulate_operator_time"])
+def test_an_engine_whose_tool_failed_has_no_rows(name, tmp_path):
+    make(name, tmp_path)
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    program, [table] = importlib.import_module(name), OPTIONS[name][1:]
+    inputs = ["--benchmarks", str(tmp_path / "benchmarks.csv"), f"--{table}", str(empty)]
+    program.main([*inputs, "--out", str(tmp_path / "none.html")])
+    assert len(read_rows(tmp_path / "none.html")) == 1
+    program.main([*inputs, str(tmp_path / f"{table}.csv"), "--out", str(tmp_path / "some.html")])
+    assert read_rows(tmp_path / "some.html") == read_rows(tmp_path / "page.html")
 
 
 def test_claims_page_has_every_claim(tmp_path):

@@ -71,6 +71,13 @@ def test_figure_of_a_study_in_which_everything_failed(name, tmp_path):
         assert "timeout: too slow" in text
 
 
+@pytest.mark.parametrize(("name", "table"), [("plot_quantization", "ablation"), ("plot_operator_time", "profile")])
+def test_figure_of_a_study_whose_tools_failed(name, table, tmp_path):
+    write_tables(tmp_path)
+    (tmp_path / f"{table}.csv").write_text("")
+    assert "This study has no engine" in draw(name, tmp_path, tmp_path / "figure.svg")
+
+
 def test_the_same_tables_give_the_same_bytes(tmp_path):
     write_tables(tmp_path)
     first, second = tmp_path / "first.svg", tmp_path / "second.svg"

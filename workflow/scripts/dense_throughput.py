@@ -8,8 +8,7 @@ from figures import Row, draw_rows, heading, keys, layout_note, new_figure, noth
 from measurements import (
     dense_network,
     engine_title,
-    in_order,
-    in_precision_order,
+    engines_and_precisions,
     load_benchmarks,
     load_networks,
     origin,
@@ -22,11 +21,7 @@ def unquantised(benchmarks: pd.DataFrame, network: str) -> list[tuple[str, str]]
     """Return (engine, precision) of every floating-point case of `network`, FP32 first within an engine."""
     cases = select(benchmarks, network=network)
     cases = cases[~cases["precision"].str.startswith("int")]
-    return [
-        (engine, precision)
-        for engine in in_order(cases["engine"])
-        for precision in in_precision_order(select(cases, engine=engine)["precision"])
-    ]
+    return engines_and_precisions(cases)
 
 
 def case_title(engine: str, precision: str) -> str:

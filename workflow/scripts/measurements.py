@@ -53,6 +53,9 @@ ABLATION_COLUMNS = {
     "network": str,
     "batch_size": int,
     "variant": str,
+    "order": str,
+    "quantized": str,
+    "method": str,
     "accuracy": float,
     "throughput_words_per_s": float,
     "ratio": float,
@@ -67,6 +70,7 @@ PROFILE_COLUMNS = {
     "network": str,
     "precision": str,
     "batch_size": int,
+    "operator": str,
     "kind": str,
     "microseconds": float,
 }
@@ -151,12 +155,18 @@ def load_published(path: Path) -> pd.DataFrame:
 
 def load_ablation(paths: Iterable[Path]) -> pd.DataFrame:
     """Read the tables of ablate_quantization.py, one per engine, as one: a row per variant."""
-    return pd.concat([load_table(path, ABLATION_COLUMNS) for path in paths])
+    return _of_engines(paths, ABLATION_COLUMNS)
 
 
 def load_profiles(paths: Iterable[Path]) -> pd.DataFrame:
     """Read the tables of profile_operators.py, one per engine and precision, as one: a row per operator."""
-    return pd.concat([load_table(path, PROFILE_COLUMNS) for path in paths])
+    return _of_engines(paths, PROFILE_COLUMNS)
+
+
+def _of_engines(paths: Iterable[Path], columns: dict[str, type]) -> pd.DataFrame:
+    """Read several engines' tables as one. An engine whose tool failed has left an empty file, and no rows."""
+    tables = [load_table(path, columns) for path in paths if not path.exists() or path.stat().st_size]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(columns))
 
 
 def load_specs(path: Path) -> dict[str, dict]:
@@ -238,6 +248,15 @@ def in_precision_order(precisions: Iterable[str]) -> list[str]:
     return sorted(set(precisions), key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
+def engines_and_precisions(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the distinct (engine, precision) of `rows` in the order of all figures and tables."""
+    return [
+        (engine, precision)
+        for engine in in_order(rows["engine"])
+        for precision in in_precision_order(select(rows, engine=engine)["precision"])
+    ]
+
+
 def precision_title(precision: str) -> str:
     """Return a precision's name for people, e.g. "INT8 qoperator"."""
     first, *rest = precision.replace("-", "_").split("_")
@@ -298,6 +317,13 @@ def origin(benchmarks: pd.DataFrame, networks: pd.DataFrame | None = None, note:
     elif rounds == 1:
         parts.append("One round: no interval.")
     return " ".join(parts)
+
+
+def one_core_origin(table: pd.DataFrame, benchmarks: pd.DataFrame, note: str) -> str:
+    """Return the line under an ablation or a profile: what it was made with, its own `note`, and the machine."""
+    cases = table[["network", "batch_size"]].drop_duplicates().itertuples(index=False)
+    parts = [f"Network {network}, batch size {size}, one core." for network, size in cases]
+    return " ".join([*parts, note, f"Machine: {', '.join(dict.fromkeys(benchmarks['machine'])) or 'none'}."])
 
 
 def data_title(networks: pd.DataFrame) -> str:

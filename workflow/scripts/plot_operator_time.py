@@ -1,38 +1,31 @@
 """Where the time goes: microseconds per word and kind of operator, before and after quantisation, by engine."""
 
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from figures import FONT, INK, heading, new_figure, save
+from figures import FONT, INK, heading, new_figure, nothing, save
 from files import run_program
 from measurements import (
     engine_title,
-    in_order,
-    in_precision_order,
+    engines_and_precisions,
     input_parser,
     load_benchmarks,
     load_profiles,
+    one_core_origin,
     precision_title,
-    select,
 )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = input_parser(__doc__, "benchmarks", "profile").parse_args(arguments)
-    profile = load_profiles(options.profile)
-    profile["us_per_word"] = profile["microseconds"] / profile["batch_size"]
-    times = profile.pivot_table(
+def draw_stacks(axes: Axes, profile: pd.DataFrame, bars: list[tuple[str, str]]) -> list[Patch]:
+    """Draw a stack of the kinds' times for each (engine, precision) of `bars`; return what explains the colours."""
+    times = profile.assign(us_per_word=profile["microseconds"] / profile["batch_size"]).pivot_table(
         index=["engine", "precision"], columns="kind", values="us_per_word", aggfunc="sum", fill_value=0.0
     )
     # The kinds with most time first, and in the same order in every bar.
     kinds = list(times.sum().sort_values(ascending=False).index)
     colours = dict(zip(kinds, sns.color_palette("colorblind", len(kinds)), strict=True))
-    bars = [
-        (engine, precision)
-        for engine in in_order(profile["engine"])
-        for precision in in_precision_order(select(profile, engine=engine)["precision"])
-    ]
-    figure, [axes] = new_figure(1.45 * len(bars))
     for position, bar in enumerate(bars):
         left = 0.0
         for kind in kinds:
@@ -47,12 +40,22 @@ def main(arguments: list[str] | None = None) -> None:
     axes.set_xlim(0, 1.12 * times.sum(axis=1).max())
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("Time per word in microseconds", loc="left")
-    heading(figure, "Where the time goes", [Patch(color=colour, label=kind) for kind, colour in colours.items()], 4)
-    cases = profile[["network", "batch_size"]].drop_duplicates().itertuples(index=False)
-    note = "; ".join(f"Network {network}, batch size {size}, one core" for network, size in cases)
-    note += ". As the engines' own profilers tell, which slow them down a little."
-    machines = ", ".join(dict.fromkeys(load_benchmarks(options.benchmarks)["machine"]))
-    save(figure, options.out, f"{note} Machine: {machines}.")
+    return [Patch(color=colour, label=kind) for kind, colour in colours.items()]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = input_parser(__doc__, "benchmarks", "profile").parse_args(arguments)
+    profile = load_profiles(options.profile)
+    bars = engines_and_precisions(profile)
+    figure, [axes] = new_figure(max(4, 1.45 * len(bars)))
+    keys: list[Patch] = []
+    if bars:
+        keys = draw_stacks(axes, profile, bars)
+    else:
+        nothing(axes, "This study has no engine whose profiler gave the times of its operators.")
+    heading(figure, "Where the time goes", keys, 4)
+    note = "As the engines' own profilers tell, which slow them down a little."
+    save(figure, options.out, one_core_origin(profile, load_benchmarks(options.benchmarks), note))
 
 
 if __name__ == "__main__":

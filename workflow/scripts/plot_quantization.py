@@ -1,6 +1,6 @@
 """What quantisation gains, by what is quantised: every variant of the ablation over FP32, with its accuracy."""
 
-from figures import Bar, Row, draw_rows, engine_colour, heading, new_figure, save
+from figures import Bar, Row, draw_rows, engine_colour, heading, new_figure, nothing, save
 from files import run_program
 from measurements import (
     engine_title,
@@ -9,6 +9,7 @@ from measurements import (
     kilo,
     load_ablation,
     load_benchmarks,
+    one_core_origin,
     select,
     times,
     why_missing,
@@ -29,19 +30,19 @@ def main(arguments: list[str] | None = None) -> None:
             else:
                 gain, note = None, why_missing(variant.to_frame().T)
             rows.append(Row(variant["variant"], [Bar(gain, engine_colour(engine), note)]))
-    figure, [axes] = new_figure(1.45 * len(rows))
-    draw_rows(axes, rows, "Throughput INT8 / FP32, same engine", write=times)
-    axes.axvline(1, color="#222222", linewidth=0.9, linestyle="--", zorder=3)
+    figure, [axes] = new_figure(max(4, 1.45 * len(rows)))
+    if rows:
+        draw_rows(axes, rows, "Throughput INT8 / FP32, same engine", write=times)
+        axes.axvline(1, color="#222222", linewidth=0.9, linestyle="--", zorder=3)
+    else:
+        nothing(axes, "This study has no engine whose quantisation could be taken apart.")
     titles = {engine_title(engine) for engine in ablation["engine"]}
     for label in axes.get_yticklabels():
         if label.get_text() in titles:
             label.set_fontweight("bold")
     heading(figure, "What quantisation gains, by what is quantised")
-    cases = ablation[["network", "batch_size"]].drop_duplicates().itertuples(index=False)
-    note = "; ".join(f"Network {network}, batch size {size}, one core" for network, size in cases)
-    note += ". Behind each value: throughput, and accuracy on the test set. Whiskers: range over rounds."
-    machines = ", ".join(dict.fromkeys(load_benchmarks(options.benchmarks)["machine"]))
-    save(figure, options.out, f"{note} Machine: {machines}.")
+    note = "Behind each value: throughput, and accuracy on the test set. Whiskers: range over rounds."
+    save(figure, options.out, one_core_origin(ablation, load_benchmarks(options.benchmarks), note))
 
 
 if __name__ == "__main__":

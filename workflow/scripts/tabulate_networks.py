@@ -6,8 +6,7 @@ from measurements import (
     data_title,
     dense_network,
     engine_title,
-    in_order,
-    in_precision_order,
+    engines_and_precisions,
     input_parser,
     kilo,
     load_benchmarks,
@@ -30,11 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     specs = load_specs(options.config)
     cases = select(load_benchmarks(options.benchmarks), batch_size=BATCH_SIZE, cores="all")
     dense = dense_network(networks)
-    kinds = [
-        (engine, precision)
-        for engine in in_order(cases["engine"])
-        for precision in in_precision_order(select(cases, engine=engine)["precision"])
-    ]
+    kinds = engines_and_precisions(cases)
     fixed = [
         "Network",
         "Made sparse by",
