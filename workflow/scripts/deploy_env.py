@@ -90,7 +90,7 @@ def install(env_file: Path, prefix: Path) -> None:
         run_logged(["bash", str(post_deploy)], env)
     # Every benchmark case is a fresh process: without compiled files each would parse its engine's sources anew.
     # Some packages ship templates that are not valid Python, so the status of this step means nothing.
-    command = [pip[0], "-m", "compileall", "-qq", "-j", "0", "-x", "/tests?/", str(prefix / "lib")]
+    command = [pip[0], "-m", "compileall", "-qq", "-j", "0", "-x", "/site-packages/.*/tests?/", str(prefix / "lib")]
     subprocess.run(command, env=env, check=False)
 
 
