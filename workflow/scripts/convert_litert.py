@@ -27,6 +27,10 @@ IDENTIFIER, VERSION = b"TFL3", 3
 OPERATOR_VERSIONS = {"CONV_2D": 3, "MAX_POOL_2D": 2, "FULLY_CONNECTED": 5, "QUANTIZE": 1, "DEQUANTIZE": 2, "RESHAPE": 1}
 
 
+class NoCounterpart(Exception):
+    """LiteRT has nothing for a part of the network, or this converter does not know it; the message names the part."""
+
+
 @dataclass
 class Value:
     """An activation of the ONNX graph: its tensor in the file, and its shape with channels last."""
@@ -129,12 +133,12 @@ class Converter:
         self.values: dict[str, Value] = {}
 
     def convert(self) -> bytes:
-        """Return the LiteRT file. Raises NotImplementedError with a sentence if a node has no counterpart."""
+        """Return the LiteRT file. Raises NoCounterpart with a sentence if a node has no counterpart."""
         writer, graph = self.writer, self.graph
         [network_input], [network_output] = graph.input, graph.output
         batch, channels, height, width = (size.dim_value for size in network_input.type.tensor_type.shape.dim)
         if channels != 1:
-            raise NotImplementedError(f"input {network_input.name!r} has {channels} channels, expected one")
+            raise NoCounterpart(f"input {network_input.name!r} has {channels} channels, expected one")
         outside = writer.tensor("input", (batch, 1, height, width), schema.TensorType.FLOAT32)
         rows = (batch, height, width, 1)
         shape = writer.tensor("shape", (4,), schema.TensorType.INT32, np.array(rows, np.int32))
@@ -164,11 +168,11 @@ class Converter:
     def _node(self, node: onnx.NodeProto, relu_output: str | None) -> None:
         attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
         if any(attributes.get("pads", ())) or attributes.get("group", 1) != 1:
-            raise NotImplementedError(f"node {node.name!r}: padding and groups have no counterpart here")
+            raise NoCounterpart(f"node {node.name!r}: padding and groups have no counterpart here")
         source = self.values.get(node.input[0]) if node.input else None
         method = getattr(self, f"_{node.op_type}", None)
         if source is None or method is None:
-            raise NotImplementedError(f"node {node.name!r}: operator {node.op_type} has no counterpart here")
+            raise NoCounterpart(f"node {node.name!r}: operator {node.op_type} has no counterpart here")
         method(node, source, attributes, relu_output)
 
     def _Conv(self, node: onnx.NodeProto, source: Value, attributes: dict, relu_output: str | None) -> None:
@@ -249,7 +253,7 @@ def convert(model_path: Path, out: Path, calibration: Path | None = None) -> Non
         ranges = activation_ranges(model, names, load_calibration(calibration))
     try:
         content = Converter(model, ranges).convert()
-    except NotImplementedError as error:
+    except NoCounterpart as error:
         raise InputError(f"{model_path}: {error}") from error
     with atomic_path(out) as partial:
         partial.write_bytes(content)

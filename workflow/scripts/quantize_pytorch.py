@@ -44,7 +44,7 @@ def quantize(model: Path, calibration: Path, batch_size: int, out: Path) -> None
             converted = convert_pt2e(prepared)
             move_exported_model_to_eval(converted)
             program = torch.export.export(converted, (inputs[0],))
-    except (RuntimeError, ValueError, NotImplementedError, torch._dynamo.exc.TorchDynamoException) as error:
+    except (RuntimeError, ValueError) as error:  # torch.export's and Dynamo's own are RuntimeErrors
         raise InputError(f"{model}: PyTorch does not quantise it ({str(error).splitlines()[0]})") from error
     with atomic_path(out) as partial:
         torch.export.save(program, partial)

@@ -18,7 +18,7 @@ class Adapter(Engine):
     models: ClassVar = {"fp32": ONNX}
     missing: ClassVar = {
         "bf16": "XLA's CPU compiler turns BF16 into FP32",
-        "int8": "no tool turns the network into integer operations of XLA",
+        "int8": "this study has no tool that quantises the network for XLA",
     }
 
     def prepare(self, threads: int) -> None:

@@ -16,6 +16,7 @@ class Adapter(PyTorchEngine):
         **PyTorchEngine.models,
         "int8": "quantize_pytorch/{data}/{network}/seed{seed}/batch{batch_size}.pt2",
     }
+    missing: ClassVar = {}
 
     def prepare(self, threads: int) -> None:
         if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):

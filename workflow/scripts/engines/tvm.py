@@ -15,7 +15,7 @@ class Adapter(Engine):
     models: ClassVar = {"fp32": "tune_tvm/{data}/{network}/seed{seed}/batch{batch_size}.so"}
     missing: ClassVar = {
         "int8": "its ONNX front end turns quantised operators into FP32 ones, and its VNNI schedules want another",
-        "bf16": "no tool turns the network into BF16 for it",
+        "bf16": "this study has no tool that makes a BF16 network for it",
     }
 
     def prepare(self, threads: int) -> None:
