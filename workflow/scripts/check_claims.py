@@ -28,7 +28,7 @@ from measurements import (
     sparse_networks,
     why_missing,
 )
-from ratios import Estimate, median_interval, ratio, throughput
+from ratios import Estimate, fastest, median_interval, ratio, throughput
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not measurable here"
 COLUMNS = ["claim", "statement", "quantity", "value", "low", "high", "verdict", "reason"]
@@ -289,20 +289,15 @@ def sparse_gain(engines: list[str], pick: Callable, precision: str | None = None
 
 def both_sparsities(study: Study) -> Finding:
     """What sparse activations add on top of sparse weights in dualsparse: best network of either kind, INT8."""
-    case = {"precision": "int8", "batch_size": BATCH, "cores": "1"}
+    cases = select(study.benchmarks, engine="dualsparse", precision="int8", batch_size=BATCH, cores="1")
+    cases = cases[cases["network"].isin(study.sparse)]
     sparse_activations = {name for name, spec in study.specs.items() if "column_gate" in spec or "k_winners" in spec}
-    weights = _fastest(study, [name for name in study.sparse if name not in sparse_activations], case)
-    both = _fastest(study, [name for name in study.sparse if name in sparse_activations], case)
-    if weights is None or both is None:
+    gated = cases["network"].isin(sparse_activations)
+    weights, both = fastest(cases[~gated], "network"), fastest(cases[gated], "network")
+    if not throughput(weights) or not throughput(both):
         return Finding(obstacle="dualsparse has no speed for a network of each kind: sparse weights alone, and both")
     label = f"dualsparse INT8, one core: {both['network'].iloc[0]} against {weights['network'].iloc[0]}"
     return extreme({label: (both, weights)}, max)
-
-
-def _fastest(study: Study, names: list[str], case: dict) -> pd.DataFrame | None:
-    rows = [study.case("dualsparse", **{**case, "network": name}) for name in names]
-    measured = [entry for entry in rows if throughput(entry)]
-    return max(measured, key=lambda entry: throughput(entry).value) if measured else None
 
 
 def best_cpu(study: Study, networks: list[str], engines: list[str]) -> tuple[str, Estimate] | None:

@@ -158,6 +158,13 @@ def load_ablation(paths: Iterable[Path]) -> pd.DataFrame:
     return _of_engines(paths, ABLATION_COLUMNS)
 
 
+def ablation_gain(variant: pd.Series) -> Estimate | None:
+    """Return the gain over FP32 in one row of `load_ablation` with its range over rounds, or None if it failed."""
+    if variant["status"] != "ok":
+        return None
+    return Estimate(variant["ratio"], variant["ratio_low"], variant["ratio_high"], 1)
+
+
 def load_profiles(paths: Iterable[Path]) -> pd.DataFrame:
     """Read the tables of profile_operators.py, one per engine and precision, as one: a row per operator."""
     return _of_engines(paths, PROFILE_COLUMNS)

@@ -5,7 +5,7 @@ from files import run_program
 from measurements import (
     dense_network,
     engine_title,
-    in_order,
+    engines_and_precisions,
     input_parser,
     load_benchmarks,
     load_networks,
@@ -28,14 +28,13 @@ def main(arguments: list[str] | None = None) -> None:
     cases = select(benchmarks, network=dense_network(networks), batch_size=BATCH_SIZE, cores="all")
     int8 = cases[cases["precision"].str.startswith("int8")]
     rows = []
-    for engine in in_order(int8["engine"]):
-        for precision in sorted(set(select(int8, engine=engine)["precision"])):
-            quantised = select(int8, engine=engine, precision=precision)
-            gain = ratio(quantised, select(cases, engine=engine, precision="fp32"))
-            note = f"{times(gain.value)} its FP32" if gain else ""
-            variant = precision_title(precision).removeprefix("INT8").strip()
-            label = engine_title(engine) + (f" ({variant})" if variant else "")
-            rows.append(Row(label, [speed_bar(quantised, note=note)]))
+    for engine, precision in engines_and_precisions(int8):
+        quantised = select(int8, engine=engine, precision=precision)
+        gain = ratio(quantised, select(cases, engine=engine, precision="fp32"))
+        note = f"{times(gain.value)} its FP32" if gain else ""
+        variant = precision_title(precision).removeprefix("INT8").strip()
+        label = engine_title(engine) + (f" ({variant})" if variant else "")
+        rows.append(Row(label, [speed_bar(quantised, note=note)]))
     if not rows:
         rows.append(Row("", [speed_bar(int8)]))
     rows += [published_row(entry) for _, entry in published.iterrows()]

@@ -16,21 +16,12 @@ from measurements import (
     select,
     times,
 )
-from ratios import ratio, throughput
+from ratios import fastest, ratio
 from sparse_gains import accuracy
 
 ENGINE = "dualsparse"
 REFERENCE = "onnxruntime"
 BATCH_SIZES = (1, 64)
-
-
-def fastest(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the rows of the fastest of the cases that differ in `column`; if none was measured, of the first."""
-    cases = [case for _, case in rows.groupby(column, sort=False)]
-    measured = [case for case in cases if throughput(case)]
-    if measured:
-        return max(measured, key=lambda case: throughput(case).value)
-    return cases[0] if cases else rows
 
 
 def steps(cases: pd.DataFrame, dense: str, specs: dict[str, dict]) -> list[tuple[str, pd.DataFrame]]:

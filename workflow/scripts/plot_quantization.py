@@ -3,6 +3,7 @@
 from figures import Bar, Row, draw_rows, engine_colour, heading, new_figure, nothing, save
 from files import run_program
 from measurements import (
+    ablation_gain,
     engine_title,
     in_order,
     input_parser,
@@ -14,7 +15,6 @@ from measurements import (
     times,
     why_missing,
 )
-from ratios import Estimate
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,11 +24,10 @@ def main(arguments: list[str] | None = None) -> None:
     for engine in in_order(ablation["engine"]):
         rows.append(Row(engine_title(engine)))
         for _, variant in select(ablation, engine=engine).iterrows():
-            if variant["status"] == "ok":
-                gain = Estimate(variant["ratio"], variant["ratio_low"], variant["ratio_high"], 1)
+            if gain := ablation_gain(variant):
                 note = f"{kilo(variant['throughput_words_per_s'])} words/s, {100 * variant['accuracy']:.1f} %"
             else:
-                gain, note = None, why_missing(variant.to_frame().T)
+                note = why_missing(variant.to_frame().T)
             rows.append(Row(variant["variant"], [Bar(gain, engine_colour(engine), note)]))
     figure, [axes] = new_figure(max(4, 1.45 * len(rows)))
     if rows:

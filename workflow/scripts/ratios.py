@@ -66,6 +66,15 @@ def throughput(rows: pd.DataFrame) -> Estimate | None:
     return median_interval(by_round(rows).to_numpy())
 
 
+def fastest(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Return the rows of the fastest of the cases that differ in `columns`; if none was measured, of the first."""
+    cases = [case for _, case in rows.groupby(list(columns), sort=False)]
+    measured = [case for case in cases if throughput(case)]
+    if measured:
+        return max(measured, key=lambda case: throughput(case).value)
+    return cases[0] if cases else rows
+
+
 def ratio(numerator: pd.DataFrame, denominator: pd.DataFrame) -> Estimate | None:
     """Return how many times faster one case is than another, from the rounds that measured both, or None."""
     quotient = by_round(numerator) / by_round(denominator)

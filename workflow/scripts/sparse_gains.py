@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from measurements import dense_network, in_order, in_precision_order, select, sparse_networks
+from measurements import dense_network, engines_and_precisions, in_order, select, sparse_networks
 from ratios import Estimate, ratio, throughput
 
 
@@ -39,15 +39,14 @@ def best_gains(benchmarks: pd.DataFrame, networks: pd.DataFrame, batch_size: int
     dense = select(cases, network=dense_network(networks))
     sparse = cases[cases["network"].isin(sparse_networks(networks))]
     choices = []
-    for engine in in_order(sparse["engine"]):
-        own = select(sparse, engine=engine)
-        for precision in in_precision_order(own["precision"]):
-            base = select(dense, engine=engine, precision=precision)
-            tried = [
-                Choice(engine, network, precision, ratio(rows, base), rows if len(base) else base)
-                for network, rows in select(own, precision=precision).groupby("network", sort=False)
-            ]
-            choices.append(_best(tried))
+    for engine, precision in engines_and_precisions(sparse):
+        base = select(dense, engine=engine, precision=precision)
+        own = select(sparse, engine=engine, precision=precision)
+        tried = [
+            Choice(engine, network, precision, ratio(rows, base), rows if len(base) else base)
+            for network, rows in own.groupby("network", sort=False)
+        ]
+        choices.append(_best(tried))
     return choices
 
 

@@ -27,7 +27,7 @@ from measurements import (
     times,
     with_interval,
 )
-from ratios import Estimate, ratio, throughput
+from ratios import fastest, ratio, throughput
 from sparse_gains import accuracy, best_gains, best_sparse
 
 BATCH_SIZES = (1, 64)
@@ -36,15 +36,6 @@ BATCH_SIZES = (1, 64)
 def escaped(text: str) -> str:
     """Return `text` with the signs that mean something in reStructuredText taken literally."""
     return re.sub(r"([\\*`|_])", r"\\\1", text)
-
-
-def fastest(cases: pd.DataFrame) -> tuple[str, str, Estimate] | None:
-    """Return (engine, precision, throughput) of the fastest of several cases, or None if none has a speed."""
-    found = [
-        (engine, precision, throughput(rows)) for (engine, precision), rows in cases.groupby(["engine", "precision"])
-    ]
-    measured = [case for case in found if case[2]]
-    return max(measured, key=lambda case: case[2].value) if measured else None
 
 
 def ran(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
@@ -72,8 +63,10 @@ def found_dense(benchmarks: pd.DataFrame, dense: str) -> list[str]:
         cases = select(benchmarks, network=dense, batch_size=batch_size, cores="all")
         parts = []
         for precision, rows in (("FP32", select(cases, precision="fp32")), ("INT8", select(cases, precision="int8"))):
-            if best := fastest(rows):
-                parts.append(f"{escaped(engine_title(best[0]))} {with_interval(best[2])} in {precision}")
+            best = fastest(rows, "engine")
+            if speed := throughput(best):
+                engine = escaped(engine_title(best["engine"].iloc[0]))
+                parts.append(f"{engine} {with_interval(speed)} in {precision}")
         if parts:
             entries.append(f"**Dense, batch size {batch_size},** fastest in words/s: {'; '.join(parts)}.")
     return entries
@@ -116,9 +109,10 @@ def found_ours(benchmarks: pd.DataFrame, networks: pd.DataFrame, dense: str) -> 
         if fp32:
             rivals.append(f"{with_interval(fp32, times)} ONNX Runtime's dense FP32")
         others = select(cases[cases["engine"] != OURS], network=dense, precision="int8")
-        if best := fastest(others):
-            gain = ratio(ours[0].rows, select(others, engine=best[0]))
-            rivals.append(f"{with_interval(gain, times)} the fastest dense INT8 ({escaped(engine_title(best[0]))})")
+        rival = fastest(others, "engine")
+        if gain := ratio(ours[0].rows, rival):
+            engine = escaped(engine_title(rival["engine"].iloc[0]))
+            rivals.append(f"{with_interval(gain, times)} the fastest dense INT8 ({engine})")
         if rivals:
             entries.append(
                 f"**{engine_title(OURS)}, one core, batch size {batch_size}:** "

@@ -20,7 +20,7 @@ from measurements import (
     times,
     with_interval,
 )
-from ratios import ratio, throughput
+from ratios import fastest, ratio, throughput
 from sparse_gains import accuracy
 
 REFERENCE = "onnxruntime"
@@ -36,12 +36,6 @@ HEADER = [
     "Over the fastest other engine on a sparse network",
     "Whole processor over one core",
 ]
-
-
-def fastest(cases: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the fastest case among `cases`, or none if none was measured."""
-    measured = [case for _, case in cases.groupby(["engine", "network", "precision"], sort=False) if throughput(case)]
-    return max(measured, key=lambda case: throughput(case).value) if measured else cases.iloc[:0]
 
 
 def gain(rows: pd.DataFrame, rival: pd.DataFrame, *, named: tuple[str, ...] = ()) -> object:
@@ -67,8 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
         one_core, all_cores = select(cases, cores="1"), select(cases, cores="all")
         others = one_core[one_core["engine"] != OURS]
         reference = select(others, engine=REFERENCE, network=dense, precision="fp32")
-        dense_int8 = fastest(select(others, network=dense, precision="int8"))
-        other_sparse = fastest(others[others["network"].isin(sparse)])
+        dense_int8 = fastest(select(others, network=dense, precision="int8"), "engine")
+        other_sparse = fastest(others[others["network"].isin(sparse)], "engine", "network", "precision")
         own = select(one_core, engine=OURS)
         for network in sparse:
             for precision in in_precision_order(select(own, network=network)["precision"]):

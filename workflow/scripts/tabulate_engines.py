@@ -6,8 +6,7 @@ from files import run_program
 from html_table import Cell, write_table
 from measurements import (
     engine_title,
-    in_order,
-    in_precision_order,
+    engines_and_precisions,
     input_parser,
     load_benchmarks,
     origin,
@@ -38,11 +37,10 @@ def told(rows: pd.DataFrame, column: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     options = input_parser(__doc__, "benchmarks").parse_args(arguments)
     benchmarks = load_benchmarks(options.benchmarks, executed=True)
-    rows = []
-    for engine in in_order(benchmarks["engine"]):
-        own = select(benchmarks, engine=engine)
-        for precision in in_precision_order(own["precision"]):
-            rows.append(row_of_engine(select(own, precision=precision)))
+    rows = [
+        row_of_engine(select(benchmarks, engine=engine, precision=precision))
+        for engine, precision in engines_and_precisions(benchmarks)
+    ]
     note = "Read back from each engine after loading, never copied from the request; – where it is silent."
     write_table(
         options.out,

@@ -3,6 +3,7 @@
 from files import run_program
 from html_table import Cell, write_table
 from measurements import (
+    ablation_gain,
     engine_title,
     in_order,
     input_parser,
@@ -15,7 +16,6 @@ from measurements import (
     why_missing,
     with_interval,
 )
-from ratios import Estimate
 
 HEADER = ["Engine", "Variant", "Order", "Quantised", "Calibration", "Accuracy, %", "Words/s", "Over FP32"]
 
@@ -27,8 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     for engine in in_order(ablation["engine"]):
         for _, variant in select(ablation, engine=engine).iterrows():
             row = [engine_title(engine), variant["variant"], variant["order"], variant["quantized"], variant["method"]]
-            if variant["status"] == "ok":
-                gain = Estimate(variant["ratio"], variant["ratio_low"], variant["ratio_high"], 1)
+            if gain := ablation_gain(variant):
                 row += [f"{100 * variant['accuracy']:.2f}", kilo(variant["throughput_words_per_s"])]
                 row += [with_interval(gain, times)]
             else:

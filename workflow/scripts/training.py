@@ -108,10 +108,9 @@ class TrainingData:
         for row, (label, word) in enumerate(zip(labels, words, strict=True)):
             rows_of_words[int(label), word].append(row)
         #: The rows of each class, word by word: all but `unknown` have one word.
-        self._rows = [
-            [torch.tensor(rows) for (label, _), rows in sorted(rows_of_words.items()) if label == wanted]
-            for wanted in range(len(self.classes))
-        ]
+        self._rows: list[list[torch.Tensor]] = [[] for _ in self.classes]
+        for (label, _), rows in sorted(rows_of_words.items()):
+            self._rows[label].append(torch.tensor(rows))
         #: Clips of each class in an epoch: all classes are tested equally often, so all are trained equally often.
         self._clips_per_class = max(
             sum(map(len, words))
@@ -162,13 +161,13 @@ class Augmentation:
 
         There are far more words than a data set has, and many begin or end like one of the classes.
         """
+        labels = self.data.labels[rows]
         drawn = torch.rand(len(rows), generator=generator) < self.settings.splices
-        chosen = (drawn & (self.data.labels[rows] == self.data.classes.index(UNKNOWN))).nonzero().flatten()
+        chosen = (drawn & (labels == self.data.classes.index(UNKNOWN))).nonzero().flatten()
         if len(chosen) == 0:
             return clips
         first, second = torch.randint(len(rows), (2, len(chosen)), generator=generator)
         # Two different words, neither of them silence: otherwise the clip stays as it is.
-        labels = self.data.labels[rows]
         differ = labels[first] != labels[second]
         for part in (first, second):
             differ &= labels[part] != self.data.classes.index(SILENCE)
