@@ -62,6 +62,8 @@ rule extract_features:
         environment=environment("train"),
         code=sources("extract_features"),
     output:
+        train="results/extract_features/{dataset}-{class_set}/train.npy",
+        noise="results/extract_features/{dataset}-{class_set}/noise.npy",
         test="results/extract_features/{dataset}-{class_set}/test.npz",
         validation="results/extract_features/{dataset}-{class_set}/validation.npz",
         calibration="results/extract_features/{dataset}-{class_set}/calibration.npz",
@@ -80,7 +82,7 @@ rule extract_features:
         folder=lambda wildcards, output: os.path.dirname(output.test),
         clips=config["quantization"]["calibration_clips"],
     message:
-        "Log-mel features of the test and calibration clips"
+        "Log-mel features of all clips"
     shell:
         "{params.python} workflow/scripts/extract_features.py --data {params.data} "
         "--calibration-clips {params.clips} --threads {threads} --out {params.folder} > {log} 2>&1"

@@ -116,8 +116,8 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     rng = np.random.default_rng(0)
     labels = np.arange(24) % len(CLASSES)
-    np.save(folder / "train.npy", rng.integers(-3000, 3000, (24, 16000)).astype(np.int16))
-    np.save(folder / "noise.npy", rng.integers(-3000, 3000, 40000).astype(np.int16))
+    np.save(folder / "train.npy", rng.normal(-10, 20, (24, 32, 83)).astype(np.float16))
+    np.save(folder / "noise.npy", rng.normal(-10, 20, (32, 100)).astype(np.float16))
     with open(folder / "train.csv", "w", newline="") as handle:
         rows = csv.writer(handle)
         rows.writerow(["clip", "label", "word", "speaker", "source"])

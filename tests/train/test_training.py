@@ -12,6 +12,7 @@ import torch
 import train
 import training
 from files import InputError
+from frontend import MARGIN, STEPS, LogMel
 from network import build_network, load_network
 from training import Augmentation, Settings, TrainingData, fit, predict, settings_from
 
@@ -125,32 +126,63 @@ def test_a_teacher_is_followed(data: TrainingData) -> None:
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-def test_disturbing_by_nothing_changes_nothing(data: TrainingData) -> None:
+def spectrograms(clips: torch.Tensor) -> torch.Tensor:
+    return LogMel(STEPS, MARGIN)(clips)
+
+
+def test_disturbing_by_nothing_leaves_the_features_of_the_clip(data: TrainingData) -> None:
     generator = torch.Generator().manual_seed(1)
     clips = torch.rand(4, 16_000, generator=generator) - 0.5
-    same = Augmentation(data, Settings(**STILL)).disturb(clips, generator)
-    torch.testing.assert_close(same, clips, atol=1e-5, rtol=0)
+    same = Augmentation(data, Settings(**STILL)).disturb(spectrograms(clips), generator)
+    torch.testing.assert_close(same, LogMel()(clips), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("change", "check"),
-    [
-        ({"gain_db": 6.0}, lambda new, old: torch.corrcoef(torch.stack([new, old]))[0, 1] > 0.999),
-        ({"noise": 0.5}, lambda new, old: (new - old).abs().mean() > 0.001),
-        ({"shift_ms": 100.0}, lambda new, old: (new.nonzero().min() - old.nonzero().min()).abs() <= 1600),
-        ({"speed": 0.2}, lambda new, old: 0.79 < len(new.nonzero()) / len(old.nonzero()) < 1.26),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_disturbances(data: TrainingData, change: dict, check: object) -> None:
-    generator = torch.Generator().manual_seed(3)
-    clips = torch.zeros(8, 16_000)
-    clips[:, 6000:10_000] = 0.2 * torch.sin(torch.arange(4000) * 0.05) + 0.3
-    changed = Augmentation(data, Settings(**{**STILL, **change})).disturb(clips, generator)
-    assert not torch.allclose(changed, clips, atol=1e-3)
-    # A fifth of the clips gets no noise.
-    agree = [bool(check(new, old)) for new, old in zip(changed, clips, strict=True)]
-    assert sum(agree) >= (5 if "noise" in change else 8)
+def disturbed(data: TrainingData, clips: torch.Tensor, **change: float) -> torch.Tensor:
+    augmentation = Augmentation(data, Settings(**{**STILL, **change}))
+    return augmentation.disturb(spectrograms(clips), torch.Generator().manual_seed(3))
+
+
+def test_gain_is_heard_in_all_bands_alike(data: TrainingData) -> None:
+    clips = torch.rand(50, 16_000, generator=torch.Generator().manual_seed(1)) - 0.5
+    change = (disturbed(data, clips, gain_db=6.0) - LogMel()(clips)).flatten(1)
+    torch.testing.assert_close(change.std(dim=1), torch.zeros(50), atol=0.02, rtol=0)
+    assert -6.01 < change.min() < -4 and 4 < change.max() < 6.01
+
+
+def test_noise_is_as_loud_as_its_share_of_the_clip(data: TrainingData) -> None:
+    clips = torch.rand(200, 16_000, generator=torch.Generator().manual_seed(1)) - 0.5
+    power = {"with": 10 ** (disturbed(data, clips, noise=0.5) / 10), "without": 10 ** (LogMel()(clips) / 10)}
+    share = (power["with"].sum(dim=(1, 2)) / power["without"].sum(dim=(1, 2)) - 1).clamp(min=0).sqrt()
+    # A fifth of the clips gets none, and the others any share up to the loudest.
+    clean = share < 0.01
+    assert 0.1 < clean.double().mean() < 0.35
+    assert share.max() < 0.51 and 0.15 < share[~clean].mean() < 0.35
+
+
+def test_shift_moves_a_click(data: TrainingData) -> None:
+    clips = 0.001 * torch.rand(100, 16_000, generator=torch.Generator().manual_seed(1))
+    clips[:, 8000:8100] = 0.5
+    loudest = disturbed(data, clips, shift_ms=100.0).sum(dim=1).argmax(dim=1)
+    still = LogMel()(clips).sum(dim=1).argmax(dim=1)
+    # A frame is 32 ms.
+    assert {-3, 0, 3} <= set((loudest - still).tolist()) <= set(range(-4, 5))
+
+
+def test_speed_changes_pitch_and_duration_as_another_playback_does(data: TrainingData) -> None:
+    # A voice of a low pitch with a formant at 1500 Hz. Another speed moves the formant and the ends of the word.
+    def voice(speed: float) -> torch.Tensor:
+        time = (torch.arange(16_000) / 16_000 - 0.5) * speed
+        frequency = torch.arange(60, 7000, 60.0).unsqueeze(1)
+        formant = torch.exp(-(((frequency - 1500) / 500) ** 2))
+        return (formant * torch.cos(2 * torch.pi * frequency * time)).sum(0) * torch.exp(-((time / 0.15) ** 2))
+
+    new = disturbed(data, voice(1.0).repeat(100, 1), speed=0.2)
+    played = LogMel()(torch.stack([voice(speed) for speed in torch.linspace(0.8, 1.2, 41).tolist()]))
+    distance = (new.unsqueeze(1).clamp(min=-20) - played.clamp(min=-20)).abs().mean(dim=(2, 3))
+    nearest = distance.argmin(dim=1)
+    assert distance.min(dim=1).values.max() < 1.5
+    assert distance[:, 20].max() > 5
+    assert nearest.min() < 5 and nearest.max() > 35
 
 
 def test_masks_hide_runs_of_frames_and_bands(data: TrainingData) -> None:
@@ -196,18 +228,20 @@ def test_a_rare_class_comes_as_often_as_the_others_and_the_words_of_a_class_equa
 def test_unknown_words_are_spliced_from_two_other_words(data: TrainingData) -> None:
     rows = torch.arange(len(data.labels))
     labels = data.labels
-    # Each clip is its own number throughout.
-    clips = (rows + 1.0).unsqueeze(1).expand(-1, 16_000)
+    # Each clip is its own number of decibels throughout.
+    clips = (rows + 1.0).reshape(-1, 1, 1).expand(-1, 32, 83)
     spliced = Augmentation(data, Settings(splices=1.0)).splice(clips, rows, torch.Generator().manual_seed(1))
     unknown, silence = data.classes.index("unknown"), data.classes.index("silence")
     torch.testing.assert_close(spliced[labels != unknown], clips[labels != unknown], rtol=0, atol=0)
-    changed = (spliced != clips).any(dim=1)
+    changed = (spliced != clips).any(dim=(1, 2))
     # Of 24; in half of the draws a part is silence, or both are the same word.
     assert 5 <= changed.sum() <= 20
     for clip in spliced[changed]:
-        halves = clip[:7000].unique(), clip[-7000:].unique()
-        assert [len(half) for half in halves] == [1, 1]
-        words = [int(labels[int(half) - 1]) for half in halves]
+        halves = clip[:, :37], clip[:, -37:]
+        numbers = [int(half.mean().round()) for half in halves]
+        for half, number in zip(halves, numbers, strict=True):
+            torch.testing.assert_close(half, torch.full_like(half, number), atol=1e-3, rtol=0)
+        words = [int(labels[number - 1]) for number in numbers]
         assert words[0] != words[1] and silence not in words
     none = Augmentation(data, Settings(splices=0.0)).splice(clips, rows, torch.Generator().manual_seed(1))
     assert none is clips

@@ -1,30 +1,62 @@
 """Compute the log-mel features that every later stage shares: of the test, the validation and the calibration clips.
 
-The training clips are augmented as audio, so training computes their features itself, with the same front end.
+Of the training clips and the background noise, spectrograms with closer frames and a margin are kept: training reads
+them at other speeds and positions, and adds noise to them. Computing them anew from augmented audio in every epoch
+would take longer than the network.
 """
 
 import argparse
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from files import InputError, atomic_path, read_json, run_program, write_json
-from frontend import PARAMETERS, LogMel, to_waveform
+from frontend import MARGIN, PARAMETERS, STEPS, LogMel, as_features, to_waveform
 from progress import Progress
 
 BATCH = 256
 
 
-def decibels(clips: np.ndarray, what: str) -> np.ndarray:
-    """Return float32 [clips, 1, mel, time] in decibel of int16 `clips`, [clips, samples]."""
+def decibels(clips: np.ndarray, what: str) -> torch.Tensor:
+    """Return features in decibel, float32 [clips, 1, mel, time], of int16 `clips`, [clips, samples]."""
     front_end, pieces, progress = LogMel(), [], Progress(what, len(clips))
     for start in range(0, len(clips), BATCH):
         batch = torch.from_numpy(np.array(clips[start : start + BATCH]))
-        pieces.append(front_end(to_waveform(batch)).numpy())
+        pieces.append(as_features(front_end(to_waveform(batch))))
         progress.advance(len(batch))
-    return np.concatenate(pieces)
+    return torch.cat(pieces)
+
+
+def training_spectrograms(clips: np.ndarray, path: Path) -> tuple[float, float]:
+    """Write the spectrograms that training reads, float16 decibel [clips, mel, frames], to `path`.
+
+    Returns:
+        Mean and standard deviation of the clips' features, in decibel.
+    """
+    front_end, progress = LogMel(STEPS, MARGIN), Progress("spectrograms of the training clips", len(clips))
+    count = total = squares = 0.0
+    with atomic_path(path) as partial:
+        spectrograms = None
+        for start in range(0, len(clips), BATCH):
+            batch = torch.from_numpy(np.array(clips[start : start + BATCH]))
+            decibel = front_end(to_waveform(batch))
+            if spectrograms is None:
+                shape = (len(clips), *decibel.shape[1:])
+                spectrograms = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+            spectrograms[start : start + len(batch)] = decibel
+            part = as_features(decibel[:, :, MARGIN:-MARGIN:STEPS]).double()
+            count, total, squares = (
+                count + part.numel(),
+                total + float(part.sum()),
+                squares + float(part.square().sum()),
+            )
+            progress.advance(len(batch))
+        spectrograms.flush()
+    mean = total / count
+    return mean, math.sqrt(squares / count - mean**2)
 
 
 def calibration_rows(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -62,16 +94,14 @@ def extract(data: Path, out: Path, calibration_clips: int, seed: int) -> None:
     read_json(data / "dataset.json")
     clips = {split: np.load(data / f"{split}.npy", mmap_mode="r") for split in ("train", "validation", "test")}
     labels = {split: read_clips(data / f"{split}.csv")[0] for split in clips}
-    # The training features are needed once, for their mean and spread: in pieces, because they may be large.
-    count = total = squares = 0.0
-    for start in range(0, len(clips["train"]), 1 << 13):
-        part = decibels(clips["train"][start : start + (1 << 13)], "features of the training clips").astype(np.float64)
-        count, total, squares = count + part.size, total + part.sum(), squares + np.square(part).sum()
-    mean = total / count
-    std = float(np.sqrt(squares / count - mean**2))
+    out.mkdir(parents=True, exist_ok=True)
+    mean, std = training_spectrograms(clips["train"], out / "train.npy")
+    noise = LogMel(STEPS)(to_waveform(torch.from_numpy(np.load(data / "noise.npy"))).unsqueeze(0))
+    with atomic_path(out / "noise.npy") as partial:
+        np.save(partial, noise[0].half().numpy())
 
     def features(rows: np.ndarray, what: str) -> np.ndarray:
-        return ((decibels(rows, what) - np.float32(mean)) / np.float32(std)).astype(np.float32)
+        return ((decibels(rows, what) - mean) / std).numpy()
 
     for split in ("validation", "test"):
         save_features(out / f"{split}.npz", features(clips[split], f"features of the {split} clips"), labels[split])
@@ -81,7 +111,7 @@ def extract(data: Path, out: Path, calibration_clips: int, seed: int) -> None:
     with atomic_path(out / "calibration.csv") as partial:
         lines = [f"{row},{labels['train'][row]}" for row in rows]
         partial.write_text("\n".join(["clip,label", *lines]) + "\n", encoding="utf-8")
-    write_json(out / "frontend.json", {**PARAMETERS, "mean": float(mean), "std": std})
+    write_json(out / "frontend.json", {**PARAMETERS, "mean": mean, "std": std})
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from extract_features import read_clips
 from files import InputError, atomic_path, read_json, write_json
-from frontend import LogMel, to_waveform
+from frontend import MARGIN, PARAMETERS, STEPS, as_features, mel_places
 from network import LAYERS, GscCnn, KWinners, layer_table, save_network
 from progress import Progress
 from speech_commands import SAMPLE_RATE, SILENCE, UNKNOWN
@@ -83,11 +83,11 @@ def training_parser(description: str) -> argparse.ArgumentParser:
 
 
 class TrainingData:
-    """What a training reads: clips and noise as audio, validation and test as features.
+    """What a training reads: clips and noise as spectrograms, validation and test as features.
 
     Attributes:
-        clips: int16 [n, samples], mapped from disk; labels: int64 [n].
-        noise: float32 [samples], all recordings of background noise.
+        spectrograms: float16 decibel [n, mel, frames], mapped from disk; labels: int64 [n].
+        noise: float32 power [mel, frames], all recordings of background noise.
         validation, test: (features, labels).
         mean, std: of the training features in decibel.
         description: the data set's `dataset.json`.
@@ -96,10 +96,10 @@ class TrainingData:
     def __init__(self, data: Path, features: Path) -> None:
         self.description = read_json(data / "dataset.json")
         self.classes = self.description["classes"]
-        self.clips = np.load(data / "train.npy", mmap_mode="r")
+        self.spectrograms = np.load(features / "train.npy", mmap_mode="r")
         labels, words = read_clips(data / "train.csv")
         self.labels = torch.from_numpy(labels)
-        self.noise = to_waveform(torch.from_numpy(np.load(data / "noise.npy")))
+        self.noise = to_power(torch.from_numpy(np.load(features / "noise.npy")).float())
         front_end = read_json(features / "frontend.json")
         self.mean, self.std = front_end["mean"], front_end["std"]
         self.validation = self._features(features / "validation.npz")
@@ -145,19 +145,23 @@ class TrainingData:
 
 
 class Augmentation:
-    """Turn clips into features of clips that might as well have been recorded: faster, later, louder, in noise."""
+    """Turn clips into features of clips that might as well have been recorded: faster, later, louder, in noise.
+
+    It works on spectrograms. Powers of sounds that have nothing to do with each other add up; another speed moves
+    frames along the time axis and bands along the mel axis.
+    """
 
     def __init__(self, data: TrainingData, settings: Settings) -> None:
-        self.data, self.settings, self.front_end = data, settings, LogMel()
+        self.data, self.settings = data, settings
 
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Return normalised features, [batch, 1, mel, time], of the training clips `rows`."""
-        clips = self.splice(to_waveform(torch.from_numpy(self.data.clips[rows.numpy()])), rows, generator)
-        decibel = self.front_end(self.disturb(clips, generator))
-        return self.mask((decibel - self.data.mean) / self.data.std, generator)
+        decibel = torch.from_numpy(self.data.spectrograms[rows.numpy()]).float()
+        decibel = self.disturb(self.splice(decibel, rows, generator), generator)
+        return self.mask((as_features(decibel) - self.data.mean) / self.data.std, generator)
 
-    def splice(self, clips: torch.Tensor, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Replace some unknown words of `clips`, float32 [batch, samples], by the halves of two other words.
+    def splice(self, decibel: torch.Tensor, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Replace some unknown words of `decibel`, [batch, mel, frames], by the halves of two other words.
 
         There are far more words than a data set has, and many begin or end like one of the classes.
         """
@@ -165,46 +169,48 @@ class Augmentation:
         drawn = torch.rand(len(rows), generator=generator) < self.settings.splices
         chosen = (drawn & (labels == self.data.classes.index(UNKNOWN))).nonzero().flatten()
         if len(chosen) == 0:
-            return clips
+            return decibel
         first, second = torch.randint(len(rows), (2, len(chosen)), generator=generator)
         # Two different words, neither of them silence: otherwise the clip stays as it is.
         differ = labels[first] != labels[second]
         for part in (first, second):
             differ &= labels[part] != self.data.classes.index(SILENCE)
         chosen, first, second = chosen[differ], first[differ], second[differ]
-        spliced = clips.clone()
-        # Recordings have their word near the middle. A ramp of 20 ms hides the joint.
-        ramp = SAMPLE_RATE * 20 // 1000
-        time_axis = torch.arange(clips.shape[1]) - clips.shape[1] / 2
-        spliced[chosen] = torch.lerp(clips[first], clips[second], (time_axis / ramp + 0.5).clamp(0, 1))
+        # Recordings have their word near the middle. A frame whose window reaches over the joint hears both.
+        time_axis = torch.arange(decibel.shape[2]) - (decibel.shape[2] - 1) / 2
+        window = PARAMETERS["n_fft"] * STEPS / PARAMETERS["hop_length"]
+        weight = (time_axis / window + 0.5).clamp(0, 1)
+        spliced = decibel.clone()
+        spliced[chosen] = to_decibel(torch.lerp(to_power(decibel[first]), to_power(decibel[second]), weight))
         return spliced
 
-    def disturb(self, clips: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return `clips`, float32 [batch, samples], with another speed, position, loudness and background."""
-        batch, samples = clips.shape
+    def disturb(self, decibel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return `decibel`, [batch, mel, frames], as [batch, mel, time]: other speed, position, loudness, background."""
+        batch, bands, frames = decibel.shape
+        times = (frames - 2 * MARGIN) // STEPS + 1
 
         def uniform(low: float, high: float) -> torch.Tensor:
             return low + (high - low) * torch.rand(batch, 1, generator=generator)
 
         settings = self.settings
-        # Speed and shift are one reading of the clip at other positions, between two samples each.
-        shift = settings.shift_ms * SAMPLE_RATE / 1000
-        time_axis = torch.arange(samples, dtype=torch.float32) - samples / 2
-        position = time_axis * uniform(1 - settings.speed, 1 + settings.speed) + samples / 2 + uniform(-shift, shift)
-        # One zero at either end stands for the silence beyond the clip.
-        position = (position + 1).clamp(0, samples + 0.999)
-        padded = functional.pad(clips, (1, 1))
-        before = position.to(torch.int64)
-        weight = position - before
-        moved = torch.lerp(padded.gather(1, before), padded.gather(1, before + 1), weight)
-        moved *= 10 ** (uniform(-settings.gain_db, settings.gain_db) / 20)
-        starts = torch.randint(len(self.data.noise) - samples + 1, (batch, 1), generator=generator)
-        background = self.data.noise[starts + torch.arange(samples)]
+        # Speed (with its pitch) and shift are one reading of the spectrogram at other places, between four values each.
+        speed = uniform(1 - settings.speed, 1 + settings.speed)
+        longest_shift = settings.shift_ms / 1000 * SAMPLE_RATE / PARAMETERS["hop_length"] * STEPS
+        centred = (torch.arange(times) - (times - 1) / 2) * STEPS
+        time_place = (centred * speed + uniform(-longest_shift, longest_shift)) / ((frames - 1) / 2)
+        mel_place = mel_places(speed) / ((bands - 1) / 2) - 1
+        grid = torch.stack(
+            [time_place.unsqueeze(1).expand(-1, bands, -1), mel_place.unsqueeze(2).expand(-1, -1, times)], dim=3
+        )
+        moved = functional.grid_sample(decibel.unsqueeze(1), grid, padding_mode="border", align_corners=True)
+        power = to_power(moved.squeeze(1) + uniform(-settings.gain_db, settings.gain_db).unsqueeze(2))
+        starts = torch.randint(self.data.noise.shape[1] - STEPS * times + 1, (batch, 1), generator=generator)
+        background = self.data.noise[:, starts + STEPS * torch.arange(times)].transpose(0, 1)
         # Data sets record their noise at any volume: what counts is how loud it is beside the word. A fifth of the
         # clips stays as clean as it was recorded.
         share = uniform(0, settings.noise) * (uniform(0, 1) < 0.8)
-        volume = share * loudness(moved) / loudness(background).clamp_(min=1e-5)
-        return moved.addcmul_(background, volume).clamp_(-1, 1)
+        volume = share.square() * total_power(power) / total_power(background)
+        return to_decibel(power.addcmul_(background, volume.unsqueeze(2)))
 
     def mask(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Hide a random run of frames and of mel bands of each sample behind the mean, which is 0 (SpecAugment)."""
@@ -217,9 +223,19 @@ class Augmentation:
         return x
 
 
-def loudness(waveforms: torch.Tensor) -> torch.Tensor:
-    """Return the root mean square of each waveform, [batch, 1], of `waveforms`, [batch, samples]."""
-    return waveforms.square().mean(1, keepdim=True).sqrt()
+def to_power(decibel: torch.Tensor) -> torch.Tensor:
+    """Return decibels as powers."""
+    return torch.exp2(decibel * (math.log2(10) / 10))
+
+
+def to_decibel(power: torch.Tensor) -> torch.Tensor:
+    """Return powers, none of which is zero, as decibels."""
+    return torch.log2(power) * (10 / math.log2(10))
+
+
+def total_power(power: torch.Tensor) -> torch.Tensor:
+    """Return the sum over bands and times, [batch, 1], of `power`, [batch, mel, time]."""
+    return power.sum(dim=(1, 2)).unsqueeze(1)
 
 
 class Average:
