@@ -23,7 +23,7 @@ PARAMETERS = {
 }
 
 
-#: A spectrogram that training can read at other speeds and positions has this many frames for one of the features',
+#: A spectrogram that training can read at other speeds and positions has this many frames for one of the features
 STEPS = 2
 #: and this many frames on either side of the clip.
 MARGIN = 10

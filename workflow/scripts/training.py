@@ -185,7 +185,7 @@ class Augmentation:
         return spliced
 
     def disturb(self, decibel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return `decibel`, [batch, mel, frames], as [batch, mel, time]: other speed, position, loudness, background."""
+        """Return `decibel`, [batch, mel, frames], as [batch, mel, time]: elsewhere, faster or slower, in noise."""
         batch, bands, frames = decibel.shape
         times = (frames - 2 * MARGIN) // STEPS + 1
 
