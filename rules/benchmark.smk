@@ -38,13 +38,13 @@ rule evaluate:
     input:
         model=model_files,
         features=f"results/extract_features/{DATA}/test.npz",
-        logits=lambda wildcards: trained(wildcards.network, "logits.npy", MEASURED_SEED),
+        logits=lambda wildcards: trained(wildcards.network, "logits.npy", wildcards.seed),
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
         code=lambda wildcards: sources("evaluate", "engine_worker", f"engines/{wildcards.engine}"),
     output:
-        "results/evaluate/{data}/{network}/{precision}/{engine}.json",
+        "results/evaluate/{data}/{network}/{precision}/{engine}/seed{seed}.json",
     log:
-        "logs/evaluate/{data}/{network}/{precision}/{engine}.log",
+        "logs/evaluate/{data}/{network}/{precision}/{engine}/seed{seed}.log",
     conda:
         lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
     threads: 1
@@ -52,14 +52,13 @@ rule evaluate:
         python=lambda wildcards: python(engine_environment(wildcards.engine)),
         environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
         model=model_option,
-        seed=MEASURED_SEED,
         timeout=config["measuring"]["timeout_s"],
     message:
-        "Accuracy of {wildcards.network} {wildcards.precision} in {wildcards.engine}"
+        "Accuracy of {wildcards.network} {wildcards.precision} in {wildcards.engine}, seed {wildcards.seed}"
     shell:
         "python workflow/scripts/evaluate.py --engine {wildcards.engine} --python {params.python} "
         "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
-        "--network {wildcards.network} --dataset {wildcards.data} --seed {params.seed} "
+        "--network {wildcards.network} --dataset {wildcards.data} --seed {wildcards.seed} "
         "--precision {wildcards.precision} --timeout-s {params.timeout} --out {output} > {log} 2>&1"
 
 

@@ -96,7 +96,7 @@ def model_files(wildcards):
         engine=wildcards.engine,
         precision=wildcards.precision,
         network=wildcards.network,
-        seed=MEASURED_SEED,
+        seed=getattr(wildcards, "seed", MEASURED_SEED),
         batch_size=int(getattr(wildcards, "batch_size", 64)),
     )
     if model is None:
@@ -154,15 +154,19 @@ def benchmark_files():
 
 
 def evaluation_files():
-    """One evaluation per engine, network and precision that is measured and for which the engine has a model."""
+    """One evaluation per engine, network and precision that is measured and for which the engine has a model.
+
+    INT8 networks of all seeds are evaluated; in FP32, an engine computes what the training tested.
+    """
     artefacts = {
         (case.network, case.precision, case.engine)
         for case in CASES
         if case.precision in study.engine_class(case.engine).models
     }
     return [
-        f"results/evaluate/{DATA}/{network}/{precision}/{engine}.json"
+        f"results/evaluate/{DATA}/{network}/{precision}/{engine}/seed{seed}.json"
         for network, precision, engine in sorted(artefacts)
+        for seed in (SEEDS if precision == "int8" else [MEASURED_SEED])
     ]
 
 

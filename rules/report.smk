@@ -93,6 +93,7 @@ PAGES = {
     ),
     "tabulate_claims": ("5 Claims", "The study's claims", ["claims"]),
     "tabulate_networks": ("6 Tables", "Networks", ["benchmarks", "networks", "config"]),
+    "tabulate_accuracies": ("6 Tables", "Accuracies", ["networks", "accuracies"]),
     "tabulate_engines": ("6 Tables", "Engines: what really ran", ["benchmarks"]),
     "tabulate_benchmarks": (
         "6 Tables",

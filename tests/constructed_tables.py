@@ -98,14 +98,14 @@ def network_rows() -> list[dict]:
 
 
 def accuracy_rows() -> list[dict]:
-    """The accuracy of every artefact: 0.95, but TVM's has none."""
+    """The accuracy of every artefact: 0.94 to 0.96 in INT8, by seed, and 0.95 else; TVM's have none."""
     return [
         {
             "engine": engine,
             "network": network,
-            "seed": 1,
+            "seed": seed,
             "precision": precision,
-            "accuracy": 0.95,
+            "accuracy": 0.93 + 0.01 * seed if precision == "int8" else 0.95,
             "test_clips": 4890,
             "agreement": 1.0,
             "status": "ok",
@@ -113,6 +113,7 @@ def accuracy_rows() -> list[dict]:
         }
         for engine, precision in SPEEDS
         for network in SPECS
+        for seed in ((1, 2, 3) if precision == "int8" else (1,))
     ]
 
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 OPTIONS = {
     "tabulate_benchmarks": ["benchmarks", "networks", "accuracies"],
     "tabulate_networks": ["benchmarks", "networks", "config"],
+    "tabulate_accuracies": ["networks", "accuracies"],
     "tabulate_engines": ["benchmarks"],
     "tabulate_quantization": ["benchmarks", "ablation"],
     "tabulate_operator_time": ["benchmarks", "profile"],
@@ -101,6 +102,17 @@ def test_networks_tell_weights_work_and_gains(tmp_path):
     assert pruned[f"{engine_title('tvm')} INT8"] == "–"
 
 
+def test_accuracies_of_all_seeds_stand_side_by_side(tmp_path):
+    header, *rows = read_rows(make("tabulate_accuracies", tmp_path))
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert table["dense"]["FP32, %"] == "97.20 (97.10 to 97.30)"
+    assert table["dense"]["Points from dense"] == "+0.00"
+    assert (table["pruned"]["Points from dense"], table["pruned"]["Seeds"]) == ("-0.10", "3")
+    # Of INT8 there are three seeds, too; of TVM there is none.
+    assert table["pruned"]["OpenVINO INT8, %"] == "95.00 (94.00 to 96.00)"
+    assert f"{engine_title('tvm')} INT8, %" not in header
+
+
 def test_engines_tell_what_ran(tmp_path):
     header, *rows = read_rows(make("tabulate_engines", tmp_path))
     told = {(row[0], row[2]): dict(zip(header, row, strict=True)) for row in rows}
@@ -124,7 +136,7 @@ def test_dualsparse_is_compared_with_its_rivals_on_one_core(tmp_path):
     )
     assert dual["Whole processor over one core"] == "2.00× [2.00×, 2.00×]"
     # 95 % beside 97.1 %, the dense network's first seed.
-    assert (dual["Accuracy, %"], dual["Points from dense FP32"]) == ("95.00", "-2.10")
+    assert (dual["Accuracy, %"], dual["Points from dense FP32"]) == ("95.00 (94.00 to 96.00)", "-2.20")
 
 
 def test_quantisation_in_numbers(tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from files import run_program
 from tables import collect, load_schema
 
-KEY = ("network", "precision", "engine")
+KEY = ("network", "precision", "engine", "seed")
 
 
 def rows_of(record: dict) -> Iterator[dict]:

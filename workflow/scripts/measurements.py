@@ -294,6 +294,14 @@ def times(value: float) -> str:
     return f"{value:#.3g}".rstrip(".") + "×" if value < 1000 else f"{value:,.0f}×"
 
 
+def percent_over_seeds(accuracies: pd.Series) -> str:
+    """Return the mean of accuracies (0-1) in percent, and their range if several: "97.10 (97.00 to 97.20)"."""
+    percent = 100 * accuracies
+    if len(percent) < 2:
+        return f"{percent.mean():.2f}"
+    return f"{percent.mean():.2f} ({percent.min():.2f} to {percent.max():.2f})"
+
+
 def with_interval(estimate: Estimate | None, write=kilo) -> str:
     """Return "value [low, high]", the value alone for one round, or a dash."""
     if estimate is None:

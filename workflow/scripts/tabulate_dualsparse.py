@@ -14,6 +14,7 @@ from measurements import (
     load_benchmarks,
     load_networks,
     origin,
+    percent_over_seeds,
     precision_title,
     select,
     sparse_networks,
@@ -21,7 +22,7 @@ from measurements import (
     with_interval,
 )
 from ratios import fastest, ratio, throughput
-from sparse_gains import accuracy
+from sparse_gains import accuracies_of_seeds
 
 REFERENCE = "onnxruntime"
 HEADER = [
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     accuracies = load_accuracies(options.accuracies)
     benchmarks = load_benchmarks(options.benchmarks)
     dense, sparse = dense_network(networks), sparse_networks(networks)
-    full = accuracy(networks, None, dense, "fp32", OURS)
+    full = accuracies_of_seeds(networks, None, dense, "fp32", OURS)
     rows = []
     for batch_size in sorted(set(benchmarks["batch_size"])):
         cases = select(benchmarks, batch_size=batch_size)
@@ -67,15 +68,15 @@ def main(arguments: list[str] | None = None) -> None:
         for network in sparse:
             for precision in in_precision_order(select(own, network=network)["precision"]):
                 case = select(own, network=network, precision=precision)
-                correct = accuracy(networks, accuracies, network, precision, OURS)
-                known = correct is not None and full is not None
+                correct = accuracies_of_seeds(networks, accuracies, network, precision, OURS)
+                distance = (100 * (correct - full)).dropna()
                 rows.append(
                     [
                         batch_size,
                         network,
                         precision_title(precision),
-                        f"{100 * correct:.2f}" if known else Cell("–", "quiet"),
-                        f"{100 * (correct - full):+.2f}" if known else Cell("–", "quiet"),
+                        percent_over_seeds(correct) if len(correct) else Cell("–", "quiet"),
+                        f"{distance.mean():+.2f}" if len(distance) else Cell("–", "quiet"),
                         with_interval(throughput(case)),
                         gain(case, reference),
                         gain(case, dense_int8, named=("engine",)),

@@ -13,6 +13,7 @@ from measurements import (
     load_networks,
     load_specs,
     network_kind,
+    percent_over_seeds,
     precision_title,
     select,
     times,
@@ -45,15 +46,12 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for network in dict.fromkeys(networks["network"]):
         trained = select(networks, network=network)
-        correct = 100 * trained["accuracy"].dropna()
-        spread = f"{correct.mean():.2f}" if len(correct) else "–"
-        if len(correct) > 1:
-            spread += f" ({correct.min():.2f} to {correct.max():.2f})"
+        correct = trained["accuracy"].dropna()
         weights, macs = work_left(networks, network)
         row = [
             network,
             network_kind(specs.get(network, {})) if network != dense else "–",
-            spread,
+            percent_over_seeds(correct) if len(correct) else "–",
             len(trained),
             f"{trained['parameters'].iloc[0]:,}",
             f"{kilo(weights)} ({weights / trained['parameters'].mean():.1%})",

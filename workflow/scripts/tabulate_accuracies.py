@@ -1,0 +1,50 @@
+"""Table of accuracies: each network in FP32, its distance from the dense one, and every engine's INT8 form of it."""
+
+from files import run_program
+from html_table import Cell, write_table
+from measurements import (
+    data_title,
+    dense_network,
+    engine_title,
+    in_order,
+    input_parser,
+    load_accuracies,
+    load_networks,
+    percent_over_seeds,
+    select,
+)
+from sparse_gains import accuracies_of_seeds
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = input_parser(__doc__, "networks", "accuracies").parse_args(arguments)
+    networks, accuracies = load_networks(options.networks), load_accuracies(options.accuracies)
+    full = select(networks, network=dense_network(networks)).set_index("seed")["accuracy"]
+    engines = in_order(select(accuracies, precision="int8")["engine"])
+    fixed = ["Network", "Seeds", "FP32, %", "Points from dense"]
+    header = fixed + [f"{engine_title(engine)} INT8, %" for engine in engines]
+    rows = []
+    for network in dict.fromkeys(networks["network"]):
+        trained = select(networks, network=network).set_index("seed")["accuracy"]
+        # Networks of a seed share their order of clips, and a pruned one began as the dense one of its seed.
+        distance = (100 * (trained - full)).dropna()
+        row = [
+            network,
+            len(trained),
+            percent_over_seeds(trained),
+            f"{distance.mean():+.2f}" if len(distance) else Cell("–", "quiet"),
+        ]
+        for engine in engines:
+            found = accuracies_of_seeds(networks, accuracies, network, "int8", engine)
+            row.append(percent_over_seeds(found) if len(found) else Cell("–", "quiet"))
+        rows.append(row)
+    note = (
+        f"Accuracy on the test set of {data_title(networks)}: mean, and range over seeds where there are several. INT8 "
+        "is what each engine's own tool made of the network, run by that engine; a dash stands where the study has "
+        "none, or where it failed."
+    )
+    write_table(options.out, "Accuracies", note, header, rows, header[1:])
+
+
+if __name__ == "__main__":
+    run_program(main)
