@@ -37,6 +37,7 @@ rule prune:
         data=f"results/prepare_dataset/{DATA}/dataset.json",
         features=f"results/extract_features/{DATA}/test.npz",
         start=lambda wildcards: trained(config["networks"][wildcards.network]["start"], "model.pt", wildcards.seed),
+        teacher=lambda wildcards: trained(study.teacher(config, wildcards.network), "model.pt", wildcards.seed),
         environment=environment("train"),
         code=sources("prune"),
     output:
@@ -61,4 +62,4 @@ rule prune:
     shell:
         "{params.python} workflow/scripts/prune.py --data {params.data} --features {params.features} "
         "--network {wildcards.network} --spec {params.spec:q} --training {params.training:q} "
-        "--start {input.start} --seed {wildcards.seed} --threads {threads} --out {params.folder} 2>&1 | tee {log}"
+        "--start {input.start} --teacher {input.teacher} --seed {wildcards.seed} --threads {threads} --out {params.folder} 2>&1 | tee {log}"

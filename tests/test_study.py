@@ -89,6 +89,11 @@ def test_a_network_that_starts_from_another_is_pruned():
     assert [study.trainer(config, name) for name in ("dense", "pruned")] == ["train", "prune"]
 
 
+def test_the_teacher_is_where_the_chain_begins():
+    config = {"networks": {"dense": {}, "pruned": {"start": "dense"}, "gated": {"start": "pruned"}}}
+    assert [study.teacher(config, name) for name in ("pruned", "gated")] == ["dense", "dense"]
+
+
 def test_model_paths_follow_the_engine_and_precision():
     case = {"network": "dense", "seed": 7, "batch_size": 64}
     data = study.data_name(CONFIG)

@@ -102,12 +102,13 @@ def test_start_keeps_weights_and_statistics_but_not_win_counts(model, tmp_path):
     start.act3.duty_cycle += 0.5
     save_network(tmp_path / "start.pt", start, network="start", spec={"k_winners": {"act3": 0.1}}, classes=CLASSES)
     spec = {"k_winners": {"act2": 0.2, "act3": 0.1}, "column_gate": 2}
-    begun, teacher = prune.load_start(tmp_path / "start.pt", spec, CLASSES)
+    teacher = prune.load_for(tmp_path / "start.pt", CLASSES)
+    begun = prune.begin(teacher, spec, len(CLASSES))
     assert torch.equal(begun.linear1.weight, start.linear1.weight)
     assert torch.equal(begun.bn2.running_mean, start.bn2.running_mean)
     assert begun.act3.duty_cycle.sum() == 0 and teacher.act3.duty_cycle.sum() > 0
     with pytest.raises(InputError, match=r"start\.pt: expected a network for the classes"):
-        prune.load_start(tmp_path / "start.pt", spec, CLASSES[::-1])
+        prune.load_for(tmp_path / "start.pt", CLASSES[::-1])
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +165,26 @@ def test_program_writes_a_network_that_keeps_its_promise(prepared, tmp_path, spe
     assert metrics["parameters"] > metrics["nonzero_weights"]
 
 
+def test_program_learns_from_the_teacher_it_is_given(prepared, tmp_path):
+    teacher = build_network({}, len(CLASSES))
+    # It has one opinion about everything.
+    teacher.linear2.weight.data.zero_()
+    teacher.linear2.weight.data[2] = 1.0
+    save_network(tmp_path / "teacher.pt", teacher, network="teacher", spec={}, classes=CLASSES)
+    prune.main(
+        [
+            *("--data", str(prepared), "--features", str(prepared), "--start", str(prepared / "model.pt")),
+            *("--teacher", str(tmp_path / "teacher.pt"), "--network", "gated", "--out", str(tmp_path)),
+            *("--spec", json.dumps({"start": "dense", "column_gate": 3})),
+            *("--training", json.dumps({"epochs": 8, "batch_size": 8, "distillation": 1.0})),
+        ]
+    )
+    assert (np.load(tmp_path / "logits.npy").argmax(axis=1) == 2).all()
+
+
 @pytest.mark.parametrize("gate", [1, 2, 3, "pair"])
 def test_gate_of_a_pruned_network_silences_whole_columns(prepared, gate):
-    model, _ = prune.load_start(prepared / "model.pt", {"column_gate": gate}, CLASSES)
+    model = prune.begin(prune.load_for(prepared / "model.pt", CLASSES), {"column_gate": gate}, len(CLASSES))
     model.eval()
     columns = []
     model.linear1.register_forward_pre_hook(lambda _, inputs: columns.append(inputs[0].reshape(-1, 64, 5, 5)))

@@ -1,9 +1,10 @@
-"""Make a sparse network from a trained one: gradual magnitude pruning, fine-tuned with the trained one as the teacher.
+"""Make a sparse network from a trained one by gradual magnitude pruning, fine-tuned with a teacher.
 
 The sparsity follows the schedule of automated gradual pruning (AGP, Zhu and Gupta, 2017): steep at first, while there
 are many weights to lose, and ever slower towards its goal. Then the masks stay as they are and the rest of the training
-settles the remaining weights. Networks that start from another one without `sparsity` (a column gate or k-winners
-alone) are fine-tuned the same way.
+settles the remaining weights. The schedule begins anew for a network that starts from a sparse one: while it asks for
+less, weights that were removed may come back. Networks that start from another one without `sparsity` (a column gate or
+k-winners alone) are fine-tuned the same way.
 """
 
 import argparse
@@ -107,19 +108,24 @@ class GradualPruning:
         apply_masks(self.model, self.masks)
 
 
-def load_start(path: Path, spec: dict, classes: list[str]) -> tuple[GscCnn, GscCnn]:
-    """Return the network that `spec` describes with the weights of the trained one at `path`, and the trained one.
+def load_for(path: Path, classes: list[str]) -> GscCnn:
+    """Read a trained network.
 
     Raises:
         InputError: the file is no network, or one for other classes.
     """
-    start, record = load_network(path)
+    model, record = load_network(path)
     if record["classes"] != classes:
         raise InputError(f"{path}: expected a network for the classes {classes}, found {record['classes']}")
-    model = build_network(spec, len(classes))
+    return model
+
+
+def begin(start: GscCnn, spec: dict, classes: int) -> GscCnn:
+    """Return the network that `spec` describes with the weights of the trained network `start`."""
+    model = build_network(spec, classes)
     # Either network may have k-winners where the other has none: their counts begin anew.
     model.load_state_dict({k: v for k, v in start.state_dict().items() if not k.startswith("act")}, strict=False)
-    return model, start
+    return model
 
 
 def prune(options: argparse.Namespace) -> None:
@@ -129,7 +135,9 @@ def prune(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     data = TrainingData(options.data, options.features)
-    model, teacher = load_start(options.start, spec, data.classes)
+    start = load_for(options.start, data.classes)
+    teacher = load_for(options.teacher, data.classes) if options.teacher else start
+    model = begin(start, spec, len(data.classes))
     pruning = GradualPruning(model, spec) if spec.get("sparsity") else None
     checkpoint = options.out / "checkpoint.pt"
     history = fit(model, data, settings, seed=options.seed, after_step=pruning, teacher=teacher, checkpoint=checkpoint)
@@ -141,6 +149,7 @@ def prune(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = training_parser(__doc__.splitlines()[0])
     parser.add_argument("--start", type=Path, required=True, help="model.pt of the trained network to start from")
+    parser.add_argument("--teacher", type=Path, help="model.pt of the network to learn from (default: --start)")
     prune(parser.parse_args(arguments))
 
 

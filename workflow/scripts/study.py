@@ -132,6 +132,13 @@ def trainer(config: dict, network: str) -> str:
     return "prune" if "start" in config["networks"][network] else "train"
 
 
+def teacher(config: dict, network: str) -> str:
+    """Return the network whose opinions a pruned one learns: the one at the beginning of its chain of `start`."""
+    while (start := config["networks"][network].get("start")) is not None:
+        network = start
+    return network
+
+
 def model_path(config: dict, *, engine: str, precision: str, network: str, seed: int, batch_size: int) -> str | None:
     """Return the model file that `engine` loads for a case, or None if it has no model of that precision."""
     template = engine_class(engine).models.get(precision)
