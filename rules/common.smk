@@ -23,9 +23,8 @@ except InputError as error:
 
 DATA = study.data_name(config)
 CASES = study.cases(config)
-SEEDS = config["seeds"]
 NETWORKS = list(config["networks"])
-MEASURED_SEED = SEEDS[0]
+MEASURED_SEED = config["seeds"][0]
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 if not CONDA:
     # A job's `python` is the one that runs Snakemake, whether or not its environment is activated.
@@ -166,12 +165,12 @@ def evaluation_files():
     return [
         f"results/evaluate/{DATA}/{network}/{precision}/{engine}/seed{seed}.json"
         for network, precision, engine in sorted(artefacts)
-        for seed in (SEEDS if precision == "int8" else [MEASURED_SEED])
+        for seed in (study.seeds(config, network) if precision == "int8" else [MEASURED_SEED])
     ]
 
 
 def metrics_files():
-    return [trained(network, "metrics.json", seed) for network in NETWORKS for seed in SEEDS]
+    return [trained(network, "metrics.json", seed) for network in NETWORKS for seed in study.seeds(config, network)]
 
 
 def round_priority(wildcards):

@@ -22,7 +22,7 @@ rule train:
         data=lambda wildcards, input: os.path.dirname(input.data),
         features=lambda wildcards, input: os.path.dirname(input.features),
         folder=lambda wildcards, output: os.path.dirname(output[0]),
-        spec=lambda wildcards: as_json(config["networks"][wildcards.network]),
+        spec=lambda wildcards: as_json(study.training_spec(config, wildcards.network)),
         training=as_json(config["training"]),
     message:
         "Training {wildcards.network}, seed {wildcards.seed}"
@@ -55,7 +55,7 @@ rule prune:
         data=lambda wildcards, input: os.path.dirname(input.data),
         features=lambda wildcards, input: os.path.dirname(input.features),
         folder=lambda wildcards, output: os.path.dirname(output[0]),
-        spec=lambda wildcards: as_json(config["networks"][wildcards.network]),
+        spec=lambda wildcards: as_json(study.training_spec(config, wildcards.network)),
         training=as_json(config["training"]),
     message:
         "Pruning {wildcards.network}, seed {wildcards.seed}"

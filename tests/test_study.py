@@ -53,6 +53,7 @@ def test_the_default_configuration_is_valid():
         ),
         ("networks.dense", {"k_winners": {"act3": 0.0001}}, r"networks\.dense\.k_winners\.act3: .* 0 winners"),
         ("networks.dense", {"column_gate": 0}, r"networks\.dense\.column_gate: expected .* from 1 to 5, got 0"),
+        ("networks.dense", {"seeds": [2]}, r"networks\.dense\.seeds: expected 1 in it, the seed that is measured"),
         ("networks.dense", {"start": "dense"}, r"networks\.dense\.start: dense -> dense goes in a circle"),
     ],
 )
@@ -87,6 +88,12 @@ def test_cases_are_the_union_of_the_sweeps_without_repetition():
 def test_a_network_that_starts_from_another_is_pruned():
     config = {"networks": {"dense": {}, "pruned": {"start": "dense"}}}
     assert [study.trainer(config, name) for name in ("dense", "pruned")] == ["train", "prune"]
+
+
+def test_a_network_may_have_seeds_of_its_own_which_do_not_concern_its_training():
+    config = {"seeds": [1, 2], "networks": {"dense": {}, "pruned": {"start": "dense", "seeds": [1]}}}
+    assert [study.seeds(config, name) for name in ("dense", "pruned")] == [[1, 2], [1]]
+    assert study.training_spec(config, "pruned") == {"start": "dense"}
 
 
 def test_the_teacher_is_where_the_chain_begins():

@@ -94,6 +94,8 @@ def validate(config: dict, source: str = "config.yaml") -> None:
         known(entry.get("engines", []), config["engines"], f"benchmarks.{number}.engines")
     for name, spec in config["networks"].items():
         check_spec(spec, f"{source}: networks.{name}")
+        if (measured := config["seeds"][0]) not in seeds(config, name):
+            raise InputError(f"{source}: networks.{name}.seeds: expected {measured} in it, the seed that is measured")
         if "start" in spec:
             known([spec["start"]], list(config["networks"]), f"networks.{name}.start")
             _check_start(config["networks"], name, source)
@@ -130,6 +132,16 @@ def data_name(config: dict) -> str:
 def trainer(config: dict, network: str) -> str:
     """Return the rule that makes a network: `prune` if it starts from another one, `train` if from initialisation."""
     return "prune" if "start" in config["networks"][network] else "train"
+
+
+def seeds(config: dict, network: str) -> list[int]:
+    """Return the seeds that a network is trained with: its own, or those of the study."""
+    return config["networks"][network].get("seeds", config["seeds"])
+
+
+def training_spec(config: dict, network: str) -> dict:
+    """Return what a network's entry says of its training; another list of seeds changes nothing for those it had."""
+    return {key: value for key, value in config["networks"][network].items() if key != "seeds"}
 
 
 def teacher(config: dict, network: str) -> str:
