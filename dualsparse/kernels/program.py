@@ -28,6 +28,8 @@ from .packing import (
 
 #: Samples whose activations wait together for a linear layer, so that its weights are fetched once for all of them.
 CHUNK = 16
+#: The smallest first-level cache of a CPU with these instructions, less what else is in it.
+FIRST_LEVEL_BYTES = 30_000
 #: The smallest batch for which a register of 16 samples is considered.
 LEAST_BATCH = 4
 #: Accumulators of a tile: 32 registers less the weights, the activations and what pooling needs.
@@ -361,10 +363,16 @@ class _Builder:
         weights, tap_offsets, tap_columns = self._weights(index)
         groups = self._last_groups() if layer.output_float else 8 if outputs > REGISTER else 4
         order = output_order(outputs, groups, not layer.output_float)
-        permute = buffer.channels % REGISTER == 0 and 2 * permute_slots(weights, order) <= quads(weights, order)
+        slots = permute_slots(weights, order)
+        permute = buffer.channels % REGISTER == 0 and 2 * slots <= quads(weights, order)
+        skips = self._skips(index)
+        if permute and groups == 8 and not skips and slots * 2 * REGISTER > order.shape[0] * FIRST_LEVEL_BYTES:
+            # A block's weights have to stay in the cache for all samples but the first. (Of a gated layer's, each
+            # sample reads less than half.)
+            groups = 4
+            order = output_order(outputs, groups, True)
         # Enough sums at a time for the latency of an addition: 5 cycles, one pair or two quads each.
         unroll = max(1, (8 if permute else 16) // groups)
-        skips = self._skips(index)
         if not skips:
             tap_columns = np.zeros_like(tap_columns)
         entries = pack(weights, tap_offsets, tap_columns, order, permute, unroll)
