@@ -1,5 +1,6 @@
 """The engine: a model, made ready for one batch size and a number of threads."""
 
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +9,7 @@ from time import perf_counter
 import numpy as np
 
 from dualsparse.errors import InvalidInputError
-from dualsparse.kernels import compile_program
+from dualsparse.kernels import CompiledProgram, compile_program
 from dualsparse.kernels.cpu import REQUIRED, host_features
 from dualsparse.layers import FloatLayer, IntegerLayer, Program
 from dualsparse.onnx_import import import_onnx
@@ -16,7 +17,7 @@ from dualsparse.operators import OPERATORS
 from dualsparse.patterns import Pattern, recognise
 from dualsparse.plan import LayerStep, Plan, make_plan
 from dualsparse.portable import PortableProgram, k_winners
-from dualsparse.workers import Workers
+from dualsparse.workers import Team, Workers
 
 #: The choices of `instruction_set`: what the kernels may use; None is the best of this CPU.
 INSTRUCTION_SETS = ("avx512", "portable")
@@ -63,10 +64,14 @@ class Engine:
             _make_program(step, largest, instruction_set) if isinstance(step, LayerStep) else None
             for step in plan.steps
         ]
-        # The calling thread computes, too.
-        self._workers = Workers(self.threads - 1) if self.threads > 1 else None
         # A network that is one program is nothing but this program.
         self._run_samples = self._programs[0] if _is_whole(plan) else self._run_steps
+        # The calling thread computes, too.
+        self._run_batch, self._workers = self._run_samples, None
+        if self.threads > 1 and isinstance(self._run_samples, CompiledProgram) and sys.platform == "linux":
+            self._run_batch = Team(self._run_samples, self._chunks)
+        elif self.threads > 1:
+            self._run_batch, self._workers = self._run_chunks, Workers(self.threads - 1)
 
     @classmethod
     def from_onnx(
@@ -103,17 +108,18 @@ class Engine:
         if not x.flags.c_contiguous:
             x = np.ascontiguousarray(x)
         out = np.empty(self.output_shape, FLOAT32)
-        if self._workers is None:
-            status = self._run_samples(x, out)
-        else:
-            (start, stop), *others = self._chunks
-            jobs = [self._workers.submit(self._run_samples, x[a:b], out[a:b]) for a, b in others]
-            status = self._run_samples(x[start:stop], out[start:stop])
-            status = max([status, *(job.result() for job in jobs)])
+        status = self._run_batch(x, out)
         if status:
             what = "the input holds a value" if status == 1 else "the input leads to an activation"
             raise InvalidInputError(f"{what} that is not finite")
         return out
+
+    def _run_chunks(self, x: np.ndarray, out: np.ndarray) -> int:
+        """Share a batch with the workers; return what `_run_steps` does."""
+        (start, stop), *others = self._chunks
+        jobs = [self._workers.submit(self._run_samples, x[a:b], out[a:b]) for a, b in others]
+        status = self._run_samples(x[start:stop], out[start:stop])
+        return max([status, *(job.result() for job in jobs)])
 
     def _run_steps(self, x: np.ndarray, out: np.ndarray) -> int:
         """Run some samples of a batch; return 0, or 1 (2) if a value in x (an activation) is not finite."""

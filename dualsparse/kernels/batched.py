@@ -20,7 +20,7 @@ from dualsparse.layers import FloatLayer, InputQuantization, IntegerLayer
 
 from .compiled import CompiledProgram, Constants, Operations, Unsupported, check_layers
 from .packing import LANES, REGISTER, cover, quad_weights, round_up
-from .source import HEADER, function, indent, run_decorator
+from .source import HEADER, function, indent, run_function
 
 #: Groups of 16 samples that a linear layer computes together, so that each weight is used more than once.
 GROUPS = 2
@@ -489,24 +489,19 @@ class BatchedBuilder:
         convolutions, others = self._calls[: self._first_linear], self._calls[self._first_linear :]
         chunk = LANES * GROUPS
         groups = f"for g in range((inside + {LANES - 1}) // {LANES}):"
-        run = [
-            run_decorator(*(1 + len(shape) for shape in shapes)),
-            "def run(x, out, workspace, constants):",
-            '    """Runs all layers; 1 if an input is not finite, else 0."""',
-            "    x_place, out_place, samples = address_of(x), address_of(out), len(x)",
-            "    bad = False",
-            f"    for begin in range(0, samples, {chunk}):",
-            f"        inside = min({chunk}, samples - begin)",
-            f"        {groups}",
-            *indent([*reading, *convolutions], 3),
-            *indent(others, 2),
-            "        for s in range(inside):",
-            f"            cells = workspace + {self._final.place} + s // {LANES} * {self._final.group}",
-            f"            for o in range({outputs}):",
-            f"                value = load_float(cells + {REGISTER} * o + 4 * (s % {LANES}))",
-            f"                store_float(out_place + 4 * ({outputs} * (begin + s) + o), value)",
-            "    return 1 if bad else 0",
+        body = [
+            f"for begin in range(0, samples, {chunk}):",
+            f"    inside = min({chunk}, samples - begin)",
+            f"    {groups}",
+            *indent([*reading, *convolutions], 2),
+            *indent(others),
+            "    for s in range(inside):",
+            f"        cells = workspace + {self._final.place} + s // {LANES} * {self._final.group}",
+            f"        for o in range({outputs}):",
+            f"            value = load_float(cells + {REGISTER} * o + 4 * (s % {LANES}))",
+            f"            store_float(out_place + 4 * ({outputs} * (begin + s) + o), value)",
         ]
+        run = run_function(*(1 + len(shape) for shape in shapes), body)
         repeat = [
             "@njit(nogil=True, cache=True)",
             "def repeat(number, times, x, workspace, constants):",

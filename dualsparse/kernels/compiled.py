@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -123,7 +123,18 @@ class CompiledProgram:
         self._local = threading.local()
 
     def __call__(self, x: np.ndarray, out: np.ndarray) -> int:
-        return self._run(x, out, self._workspace(), self._constants_address)
+        return self._run(x, out, self._workspace(), self._constants_address, 0)
+
+    def server(self, slot: int) -> Callable[[], None]:
+        """Return what a thread calls to run samples posted to a slot (see `handover`), until none come for a while."""
+        memory = aligned(self._initial_workspace)
+        run, constants = self._run, self._constants
+        nothing = [np.empty((0,) * array.ndim, np.float32) for array in run.nopython_signatures[0].args[:2]]
+
+        def serve() -> None:
+            run(*nothing, memory.ctypes.data, constants.ctypes.data, slot)
+
+        return serve
 
     def _workspace(self) -> int:
         """The address of the calling thread's workspace."""
@@ -176,7 +187,8 @@ def load_module(source: str) -> ModuleType:
 
     Its name is a hash of everything that its code depends on, so that a stale file is never met.
     """
-    parts = [source, Path(__file__).with_name("intrinsics.py").read_text(), numba.__version__, llvmlite.__version__]
+    imported = [Path(__file__).with_name(f"{name}.py").read_text() for name in ("intrinsics", "handover")]
+    parts = [source, *imported, numba.__version__, llvmlite.__version__]
     name = "program_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     path = _cache_directory(os.environ.get("DUALSPARSE_CACHE")) / f"{name}.py"
     if not path.exists():

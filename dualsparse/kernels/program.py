@@ -464,23 +464,18 @@ class _Builder:
         out_step = 4 * round_up(outputs, LANES * self._last_groups())
         sample_parts = self._sample_parts()
         chunk_parts = self._calls[self._first_linear :]
-        run = [
-            source.run_decorator(*(1 + len(shape) for shape in shapes)),
-            "def run(x, out, workspace, constants):",
-            '    """Runs all layers; 1 if an input is not finite, else 0."""',
-            "    x_place, out_place, samples = address_of(x), address_of(out), len(x)",
-            "    bad = False",
-            f"    for begin in range(0, samples, {CHUNK}):",
-            f"        inside = min({CHUNK}, samples - begin)",
-            "        for s in range(inside):",
-            *(" " * 12 + line for part in sample_parts for line in part),
-            *(" " * 8 + line for part in chunk_parts for line in part),
-            "        for s in range(inside):",
-            f"            for o in range({outputs}):",
-            f"                value = load_float(workspace + {self._out} + {out_step} * s + 4 * o)",
-            f"                store_float(out_place + 4 * ({outputs} * (begin + s) + o), value)",
-            "    return 1 if bad else 0",
+        body = [
+            f"for begin in range(0, samples, {CHUNK}):",
+            f"    inside = min({CHUNK}, samples - begin)",
+            "    for s in range(inside):",
+            *(" " * 8 + line for part in sample_parts for line in part),
+            *(" " * 4 + line for part in chunk_parts for line in part),
+            "    for s in range(inside):",
+            f"        for o in range({outputs}):",
+            f"            value = load_float(workspace + {self._out} + {out_step} * s + 4 * o)",
+            f"            store_float(out_place + 4 * ({outputs} * (begin + s) + o), value)",
         ]
+        run = source.run_function(*(1 + len(shape) for shape in shapes), body)
         repeat = [
             "@njit(nogil=True, cache=True)",
             "def repeat(number, times, x, workspace, constants):",

@@ -1,7 +1,9 @@
 """The engine as its users meet it: batches, threads, bad input, settings, and what it tells about itself."""
 
 import gc
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from onnx_models import ModelBuilder, assert_close, random_input, run_onnxruntim
 
 from dualsparse import Engine, InvalidInputError
 from dualsparse.engine import _split
+from dualsparse.kernels.cpu import REQUIRED, host_features
 
 
 def speech_network(column_gate: bool = False) -> ModelBuilder:
@@ -137,6 +140,94 @@ def test_threads_end_with_their_engine(tmp_path: Path):
     before = set(threading.enumerate())
     engine = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 4, threads=3)
     engine.run(random_input(builder, 4))
+    workers = set(threading.enumerate()) - before
+    assert len(workers) == 2
+    del engine
+    gc.collect()
+    for worker in workers:
+        worker.join(timeout=10)
+    assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.fixture(scope="module")
+def team_files(tmp_path_factory) -> list[Path]:
+    """INT8 networks that are one compiled program, so that a batch is shared in compiled code: plain, and gated."""
+    if not host_features() >= REQUIRED:
+        pytest.skip("this CPU has no compiled programs")
+    folder, paths = tmp_path_factory.mktemp("models"), []
+    for column_gate in (False, True):
+        content = quantised_by_onnxruntime(speech_network(column_gate), folder, op_types_to_quantize=["Conv", "Gemm"])
+        paths.append(folder / f"{column_gate}.onnx")
+        paths[-1].write_bytes(content)
+    return paths
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 17, 64, 257])
+def test_a_team_gives_the_bits_of_one_thread(team_files: list[Path], batch_size: int):
+    for path in team_files:
+        x = random_input(speech_network(), batch_size)
+        x.setflags(write=False)
+        expected = Engine.from_onnx(path, batch_size).run(x)
+        for threads in (2, 3):
+            engine = Engine.from_onnx(path, batch_size, threads)
+            assert np.array_equal(engine.run(x), expected)
+            # Its threads have gone to sleep, or haven't.
+            for pause in (0, 0.001, 0.01):
+                time.sleep(pause)
+                assert np.array_equal(engine.run(x), expected)
+
+
+def test_concurrent_calls_of_a_team(team_files: list[Path]):
+    engine = Engine.from_onnx(team_files[1], 20, threads=2)
+    inputs = [random_input(speech_network(), 20, seed) for seed in range(200)]
+    expected = [engine.run(x) for x in inputs]
+    with ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(engine.run, inputs))
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("place", [0, 19])
+def test_a_team_refuses_values_that_are_not_finite(team_files: list[Path], place: int):
+    engine, x = Engine.from_onnx(team_files[0], 20, threads=2), random_input(speech_network(), 20)
+    expected, broken = engine.run(x), x.copy()
+    broken[place, 0, 5, 5] = np.nan
+    with pytest.raises(InvalidInputError, match="not finite"):
+        engine.run(broken)
+    assert np.array_equal(engine.run(x), expected)
+
+
+def test_a_team_on_one_core(team_files: list[Path]):
+    x, found = random_input(speech_network(), 40), []
+
+    def run_on_one_core() -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        engine = Engine.from_onnx(team_files[0], 40, threads=3)
+        found.extend(engine.run(x) for _ in range(5))
+
+    with ThreadPoolExecutor(1) as pool:  # of a thread whose core doesn't matter afterwards
+        pool.submit(run_on_one_core).result()
+    expected = Engine.from_onnx(team_files[0], 40).run(x)
+    assert all(np.array_equal(y, expected) for y in found)
+
+
+def test_an_interrupted_call_leaves_a_team_as_it_was(team_files: list[Path], monkeypatch: pytest.MonkeyPatch):
+    engine, x = Engine.from_onnx(team_files[0], 40, threads=2), random_input(speech_network(), 40)
+    expected = engine.run(x)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._run_batch, "_program", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(x)
+    assert np.array_equal(engine.run(x), expected)
+
+
+def test_a_team_ends_with_its_engine(team_files: list[Path]):
+    before = set(threading.enumerate())
+    engine = Engine.from_onnx(team_files[0], 4, threads=3)
+    engine.run(random_input(speech_network(), 4))
     workers = set(threading.enumerate()) - before
     assert len(workers) == 2
     del engine
