@@ -122,6 +122,15 @@ def test_speech_network():
 
 
 @needs_vbmi
+def test_linear_layer_whose_weights_exceed_the_first_level_cache():
+    """1600 x 128 weights with 8 of 64 take 51 KB."""
+    network = Network(6, (64, 5, 5), 40)
+    network.linear(300, n=8, zero_point=7).linear(12, last=True, relu=False)
+    program = assert_exact(network)
+    assert program.kernels[0] == "n of 64, vpermb"
+
+
+@needs_vbmi
 def test_speech_network_with_column_gate():
     assert_exact(speech_network(), GATE, samples=(1, 50))
 
