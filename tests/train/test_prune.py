@@ -10,7 +10,7 @@ import torch
 import prune
 from files import InputError
 from network import build_network, load_network, save_network
-from sparsity import magnitude_masks, verify_masks
+from sparsity import apply_masks, magnitude_masks, verify_masks
 from sparsity_patterns import LAYERS
 
 CLASSES = ["yes", "no", "unknown", "silence"]
@@ -163,6 +163,18 @@ def test_program_writes_a_network_that_keeps_its_promise(prepared, tmp_path, spe
     weights = sum(int(torch.count_nonzero(getattr(model, name).weight)) for name in LAYERS)
     assert metrics["nonzero_weights"] == weights
     assert metrics["parameters"] > metrics["nonzero_weights"]
+
+
+def test_a_pruned_start_keeps_its_masks():
+    model = build_network({}, len(CLASSES))
+    spec = {"sparsity": {**SPARSITY, "linear1": 0.875}, "pattern": "n_of_64"}
+    apply_masks(model, magnitude_masks(model, spec["sparsity"], spec["pattern"]))
+    kept = {name: getattr(model, name).weight != 0 for name in LAYERS}
+    pruning = prune.GradualPruning(model, spec)
+    disturb(model)
+    pruning(1, 100)
+    for name, mask in kept.items():
+        assert torch.equal(getattr(model, name).weight != 0, mask)
 
 
 def test_program_learns_from_the_teacher_it_is_given(prepared, tmp_path):

@@ -2,9 +2,8 @@
 
 The sparsity follows the schedule of automated gradual pruning (AGP, Zhu and Gupta, 2017): steep at first, while there
 are many weights to lose, and ever slower towards its goal. Then the masks stay as they are and the rest of the training
-settles the remaining weights. The schedule begins anew for a network that starts from a sparse one: while it asks for
-less, weights that were removed may come back. Networks that start from another one without `sparsity` (a column gate or
-k-winners alone) are fine-tuned the same way.
+settles the remaining weights. A network that starts from one with the sparsity and pattern it asks for keeps the masks.
+Networks that start from another one without `sparsity` (a column gate or k-winners alone) are fine-tuned the same way.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import torch
 from files import InputError, run_program
 from network import GscCnn, build_network, load_network
 from sparsity import Masks, apply_masks, global_sparsities, group_first_outputs, magnitude_masks, verify_masks
-from sparsity_patterns import effective_pattern
+from sparsity_patterns import LAYERS, effective_pattern
 from training import TrainingData, fit, save_results, settings_from, training_parser
 
 #: Share of the training in which weights are removed.
@@ -87,6 +86,13 @@ class GradualPruning:
 
     def __init__(self, model: GscCnn, spec: dict) -> None:
         self.model = model
+        self.masks: Masks = {}
+        self.update = 0
+        if _is_pruned(model, spec):
+            # A network that starts from a pruned one: its masks stay.
+            self.masks = {name: getattr(model, name).weight != 0 for name in LAYERS}
+            self.update = UPDATES
+            return
         pattern = spec.get("pattern", "unstructured")
         sparsity = spec["sparsity"]
         if not isinstance(sparsity, dict):
@@ -95,8 +101,6 @@ class GradualPruning:
         if "conv1" in sparsity and effective_pattern("conv1", pattern) == "tap_quads":
             group_first_outputs(model, sparsity["conv1"])
         self.choose = LevelMasks(model, sparsity) if pattern == "unstructured" else PatternMasks(sparsity, pattern)
-        self.update = 0
-        self.masks: Masks = {}
 
     def __call__(self, step: int, total_steps: int) -> None:
         """Prune after training step `step`, counted from 1."""
@@ -106,6 +110,15 @@ class GradualPruning:
             self.masks = self.choose(self.model, due)
             self.update = due
         apply_masks(self.model, self.masks)
+
+
+def _is_pruned(model: GscCnn, spec: dict) -> bool:
+    """Whether `model` has the pattern and the sparsity that its entry asks for already."""
+    try:
+        verify_masks(model, spec)
+    except InputError:
+        return False
+    return True
 
 
 def load_for(path: Path, classes: list[str]) -> GscCnn:
