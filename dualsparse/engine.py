@@ -228,6 +228,7 @@ RATES = {
     "taps, vpdpbusd": 3.5e5,
     "n of 64, vpermb": 3e5,
     "quads, vpdpbusd": 5e5,
+    "events, vpdpbusd": 1e5,
     "unstructured, float32": 2.5e4,
     "unstructured, vpdpbusd": 1e5,
     "portable": 5e3,

@@ -44,6 +44,7 @@ class IntegerLayer:
     dilation: Pair = (1, 1)
     groups: int = 1
     name: str = ""  # of the ONNX node, for messages and `explain`
+    active: float = 1.0  # the share of the inputs that are expected not to be zero: an estimate, to choose a kernel
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class FloatLayer:
     dilation: Pair = (1, 1)
     groups: int = 1
     name: str = ""
+    active: float = 1.0
 
 
 @dataclass(frozen=True)

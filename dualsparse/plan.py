@@ -1,5 +1,6 @@
 """From a graph to steps: sequences of fused layers, which kernels run, and single operators, which NumPy runs."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -186,6 +187,22 @@ def _clips_nothing(chain: _Chain) -> bool:
     )
 
 
+def _active_share(graph: Graph, tensor: str) -> float:
+    """Return about how many of a tensor's values aren't zero: known behind winners, guessed behind a ReLU."""
+    node = graph.producer(tensor)
+    while node is not None and node.op in ("View", "FakeQuantize", "MaxPool"):
+        node = graph.producer(node.inputs[0])
+    if node is None:
+        return 1.0
+    if node.op == "KWinners":
+        return node.attributes["k"] / math.prod(node.shape)
+    if node.op == "ColumnGate":
+        settings = node.attributes
+        computed = min(settings["keep"] * (2 if settings["pair"] else 1), node.shape[2])
+        return computed / node.shape[2] * _active_share(graph, node.inputs[0])
+    return 0.5 if node.op == "Relu" else 1.0
+
+
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape [C, H, W] of a 1-D sample [C, W]; others stay."""
     return (shape[0], 1, shape[1]) if len(shape) == 2 else shape
@@ -205,12 +222,13 @@ def _sequence(graph: Graph, node: Node) -> tuple[LayerStep, set[str]]:
         # Only integer programs leave columns out; between float layers a gate is an operator of its own.
         gate_allowed = gate is None and source == graph.input and quantization is not None
         chains = _chains(graph, layer, gate_allowed, quantization is not None)
+        active = _active_share(graph, layer.inputs[0])
         if quantization is None:
             chain, next_grid = chains[-1], None
-            layers.append(_float_layer(layer, chain, shape))
+            layers.append(_float_layer(layer, chain, shape, active))
         else:
             chain, next_grid = _cut(graph, chains)
-            layers.append(_integer_layer(layer, chain, shape, grid, next_grid))
+            layers.append(_integer_layer(layer, chain, shape, grid, next_grid, active))
         outputs.update(chain.outputs)
         if chain.gate is not None:
             gate = ColumnGate(columns=chain.gate.shape[2], layer_index=len(layers) - 1, **chain.gate.attributes)
@@ -246,15 +264,17 @@ def _shapes(layer: Node, chain: _Chain) -> dict[str, object]:
     }
 
 
-def _float_layer(layer: Node, chain: _Chain, shape: tuple[int, ...]) -> FloatLayer:
+def _float_layer(layer: Node, chain: _Chain, shape: tuple[int, ...], active: float) -> FloatLayer:
     weight = layer.attributes["weight"]
     scale = chain.scale.reshape(-1, *[1] * (weight.ndim - 1))
     weight = np.ascontiguousarray((weight * scale).astype(np.float32))
     bias = chain.shift.astype(np.float32)
-    return FloatLayer(weight=weight, bias=bias, input_shape=shape, **_shapes(layer, chain))
+    return FloatLayer(weight=weight, bias=bias, input_shape=shape, active=active, **_shapes(layer, chain))
 
 
-def _integer_layer(layer: Node, chain: _Chain, shape: tuple[int, ...], grid: Grid, out: Grid | None) -> IntegerLayer:
+def _integer_layer(
+    layer: Node, chain: _Chain, shape: tuple[int, ...], grid: Grid, out: Grid | None, active: float
+) -> IntegerLayer:
     weight, weight_scale = layer.attributes["quantized"]
     out_scale, out_zero_point = (float(out.scale), _unsigned(out)) if out else (1.0, 0)
     multiplier = float(grid.scale) * weight_scale.astype(np.float64) * chain.scale / out_scale
@@ -266,5 +286,6 @@ def _integer_layer(layer: Node, chain: _Chain, shape: tuple[int, ...], grid: Gri
         output_zero_point=out_zero_point,
         output_float=out is None,
         input_shape=shape,
+        active=active,
         **_shapes(layer, chain),
     )

@@ -354,3 +354,94 @@ def gather(typing, address, step, last):
         return _call(builder, "llvm.masked.gather.v16f32.v16p0", FLOATS, values)
 
     return _instruction([types.int64, types.int64, types.int64], emit)
+
+
+@intrinsic
+def load_bytes(typing, address):
+    """16 bytes into 16 doublewords (vpmovzxbd)."""
+
+    def emit(builder, address):
+        quarter = ir.VectorType(ir.IntType(8), 16)
+        return builder.zext(builder.load(_pointer(builder, address, quarter), align=1), DOUBLEWORDS)
+
+    return _instruction([types.int64], emit)
+
+
+@intrinsic
+def nonzero(typing, value):
+    """A bit for each doubleword that isn't zero (vptestmd)."""
+
+    def emit(builder, value):
+        bits = builder.icmp_unsigned("!=", value, ir.Constant(DOUBLEWORDS, None))
+        return builder.zext(builder.bitcast(bits, ir.IntType(16)), _INT64)
+
+    return _instruction([register], emit, types.int64)
+
+
+@intrinsic
+def count_bits(typing, value):
+    """How many bits are set (popcnt)."""
+    return _instruction(
+        [types.int64], lambda builder, value: _call(builder, "llvm.ctpop.i64", _INT64, [value]), types.int64
+    )
+
+
+@intrinsic
+def compress(typing, value, bits):
+    """The doublewords whose bits are set, one after the other; zeros behind them (vpcompressd)."""
+
+    def emit(builder, value, bits):
+        mask = builder.bitcast(builder.trunc(bits, ir.IntType(16)), ir.VectorType(ir.IntType(1), 16))
+        values = [value, ir.Constant(DOUBLEWORDS, None), mask]
+        return _call(builder, "llvm.x86.avx512.mask.compress.v16i32", DOUBLEWORDS, values)
+
+    return _instruction([register, types.int64], emit)
+
+
+@intrinsic
+def count_up(typing, first):
+    """first, first + 1, ..., first + 15."""
+
+    def emit(builder, first):
+        start = _splat(builder, builder.trunc(first, ir.IntType(32)), DOUBLEWORDS)
+        return builder.add(start, ir.Constant(DOUBLEWORDS, list(range(16))))
+
+    return _instruction([types.int64], emit)
+
+
+@intrinsic
+def prefetch(typing, address):
+    """Asks for a cache line (prefetcht0)."""
+
+    def emit(builder, address):
+        pointer = _pointer(builder, address, ir.IntType(8))
+        numbers = [ir.Constant(ir.IntType(32), number) for number in (0, 3, 1)]
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, *[number.type for number in numbers]])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [pointer, *numbers])
+
+    return _instruction([types.int64], emit, types.void)
+
+
+def _interleave(vector: ir.Type, width: int, high: bool):
+    """Elements of `width` bytes of a and b in turns: the lower (or the higher) half of each quarter of a register."""
+    inside = 16 // width
+
+    @intrinsic
+    def interleave(typing, a, b):
+        def emit(builder, a, b):
+            pairs = [
+                quarter * inside + (inside // 2 if high else 0) + i // 2 + (i % 2) * vector.count
+                for quarter in range(4)
+                for i in range(inside)
+            ]
+            order = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), pairs)
+            return builder.shuffle_vector(_cast(builder, a, vector), _cast(builder, b, vector), order)
+
+        return _instruction([register, register], emit)
+
+    return interleave
+
+
+#: vpunpcklbw, vpunpckhbw, vpunpcklwd, vpunpckhwd.
+interleave_low_bytes, interleave_high_bytes = _interleave(BYTES, 1, False), _interleave(BYTES, 1, True)
+interleave_low_words, interleave_high_words = _interleave(WORDS, 2, False), _interleave(WORDS, 2, True)

@@ -34,6 +34,9 @@ FIRST_LEVEL_BYTES = 30_000
 LEAST_BATCH = 4
 #: Accumulators of a tile: 32 registers less the weights, the activations and what pooling needs.
 ACCUMULATORS = 24
+#: Bytes per cycle from the second-level cache, and from the third for weights that don't fit the second beside others.
+SECOND_LEVEL_SPEED, THIRD_LEVEL_SPEED = 40, 12
+SECOND_LEVEL_BYTES = 768 * 1024
 
 
 def compile_program(
@@ -60,7 +63,7 @@ def compile_program(
     builders = []
     with suppress(Unsupported):
         if quantization is not None:
-            builders.append(_Builder(layers, quantization, gate))
+            builders.append(_Builder(layers, quantization, gate, batch_size))
     with suppress(Unsupported):
         if gate is None and batch_size >= LEAST_BATCH:
             builders.append(BatchedBuilder(layers, quantization))
@@ -105,9 +108,12 @@ class _Buffer:
 class _Builder:
     """Collects the kernels' sources, the constants and the workspace of a program, layer by layer."""
 
-    def __init__(self, layers: list[IntegerLayer], quantization: InputQuantization, gate: ColumnGate | None):
+    def __init__(
+        self, layers: list[IntegerLayer], quantization: InputQuantization, gate: ColumnGate | None, batch_size: int
+    ):
         self.layers = layers
         self.gate = gate
+        self._batch_size = batch_size
         self.constants = Constants()
         self.kernels: list[str] = []
         self.operations: list[Operations] = []
@@ -361,7 +367,7 @@ class _Builder:
         layer, buffer = self.layers[index], self.buffers[index]
         outputs = len(layer.weight)
         weights, tap_offsets, tap_columns = self._weights(index)
-        groups = self._last_groups() if layer.output_float else 8 if outputs > REGISTER else 4
+        groups = min(8, -(-outputs // LANES)) if layer.output_float else 8 if outputs > REGISTER else 4
         order = output_order(outputs, groups, not layer.output_float)
         slots = permute_slots(weights, order)
         permute = buffer.channels % REGISTER == 0 and 2 * slots <= quads(weights, order)
@@ -376,14 +382,15 @@ class _Builder:
         if not skips:
             tap_columns = np.zeros_like(tap_columns)
         entries = pack(weights, tap_offsets, tap_columns, order, permute, unroll)
+        products = entries.data.nbytes // (2 * REGISTER if permute else REGISTER)
+        arithmetic = products if permute else products / 2
+        samples = min(self._batch_size, CHUNK)
+        if not skips and self._event_cycles(index) < _linear_cycles(arithmetic, entries.data.nbytes, 1 / samples):
+            self._event_linear(index, weights)
+            return
         first = self._add_layer(index, order, (entries.starts // unroll, entries.offsets, entries.data))
         blocks = order.shape[0]
-        if layer.output_float:
-            self._out = self._reserve(CHUNK * 4 * order.size)
-            target, step = f"workspace + {self._out}", 4 * order.size
-        else:
-            after = self.buffers[index + 1]
-            target, step = f"workspace + {after.place}", after.sample
+        target, step = self._linear_target(index, order)
         shape = source.Linear(
             name=f"layer{index}",
             first_piece=first,
@@ -400,12 +407,68 @@ class _Builder:
             permute=permute,
         )
         self._functions.append(source.linear(shape))
-        products = entries.data.nbytes // (2 * REGISTER if permute else REGISTER)
         others = blocks * groups * (5 + unroll - 1)
         self.operations.append(Operations(products if permute else 0, products, others, entries.data.nbytes))
         columns = f"workspace + {self._kept}" if skips else f"piece(constants, {self._all_columns})"
         self._calls.append([f"{shape.name}(workspace + {buffer.place}, {target}, constants, {columns}, inside)"])
         self.kernels.append("n of 64, vpermb" if permute else "quads, vpdpbusd")
+
+    def _linear_target(self, index: int, order: np.ndarray) -> tuple[str, int]:
+        """Where a linear layer writes, and the bytes from sample to sample."""
+        if index == len(self.layers) - 1:
+            self._out_step = 4 * order.size
+            self._out = self._reserve(CHUNK * self._out_step)
+            return f"workspace + {self._out}", self._out_step
+        after = self.buffers[index + 1]
+        return f"workspace + {after.place}", after.sample
+
+    def _event_cycles(self, index: int) -> float:
+        """What a layer would take if it read the weights of its active inputs only; an estimate, per sample."""
+        layer = self.layers[index]
+        if layer.input_zero_point:
+            return np.inf
+        rows, registers = layer.active * layer.weight.shape[1], round_up(len(layer.weight), 4 * LANES) // LANES
+        # Of four rows and four groups: eight interleavings and four products, on one port or two.
+        arithmetic = rows / source.EVENTS * registers / 4 * 8 + layer.weight.shape[1] / 4
+        # Rows here and there come slower than what lies in a row.
+        return 1.5 * _linear_cycles(arithmetic, layer.weight.size, layer.active)
+
+    def _event_linear(self, index: int, weights: np.ndarray) -> None:
+        layer, buffer = self.layers[index], self.buffers[index]
+        outputs = len(layer.weight)
+        # The most at a time, so that the list is walked seldom, but not beyond the next layer's channels.
+        groups = next(g for g in (16, 8, 4) if g == 4 or round_up(outputs, 8 * LANES) % (g * LANES) == 0)
+        order = output_order(outputs, groups, not layer.output_float)
+        rows = weights.reshape(outputs, -1)
+        rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % LANES)))
+        inputs, blocks = rows.shape[1], order.shape[0]
+        # The kernel's interleaving puts byte 16 q + 4 v + i of 64 into doubleword 4 q + i of the sums of group v.
+        lanes = in_lanes(rows, order).reshape(blocks, groups // 4, 4, 4, 4, inputs)
+        data = np.ascontiguousarray(lanes.transpose(0, 5, 1, 3, 2, 4))
+        first = self._add_layer(index, order, (np.zeros(1, np.int32), np.zeros(1, np.int32), data))
+        target, step = self._linear_target(index, order)
+        shape = source.EventLinear(
+            name=f"layer{index}",
+            first_piece=first,
+            blocks=blocks,
+            groups=groups,
+            inputs=inputs,
+            source=buffer.sample,
+            target=step,
+            # Whole registers are written behind the last of the list.
+            places=self._reserve(4 * (inputs + 2 * LANES)),
+            values=self._reserve(inputs + 2 * LANES),
+            lowest=layer.output_zero_point if layer.relu else 0,
+            output_float=layer.output_float,
+            relu=layer.relu,
+        )
+        self._functions.append(source.event_linear(shape))
+        share = layer.active / source.EVENTS
+        products = round(share * inputs * blocks * groups)
+        others = 2 * products + blocks * groups * 5 + inputs // LANES * 8
+        self.operations.append(Operations(0, products, others, round(layer.active * data.nbytes)))
+        self._calls.append([f"{shape.name}(workspace + {buffer.place}, {target}, constants, workspace, inside)"])
+        self.kernels.append("events, vpdpbusd")
 
     def _input(self, quantization: InputQuantization) -> None:
         """The quantisation, which also sums what the gate wants."""
@@ -461,7 +524,6 @@ class _Builder:
         """The source of the module: `run` is the program, `repeat` runs one part of it, to be timed."""
         shapes = (self.layers[0].input_shape, self.layers[-1].output_shape)
         outputs = len(self.layers[-1].weight)
-        out_step = 4 * round_up(outputs, LANES * self._last_groups())
         sample_parts = self._sample_parts()
         chunk_parts = self._calls[self._first_linear :]
         body = [
@@ -472,7 +534,7 @@ class _Builder:
             *(" " * 4 + line for part in chunk_parts for line in part),
             "    for s in range(inside):",
             f"        for o in range({outputs}):",
-            f"            value = load_float(workspace + {self._out} + {out_step} * s + 4 * o)",
+            f"            value = load_float(workspace + {self._out} + {self._out_step} * s + 4 * o)",
             f"            store_float(out_place + 4 * ({outputs} * (begin + s) + o), value)",
         ]
         run = source.run_function(*(1 + len(shape) for shape in shapes), body)
@@ -492,8 +554,11 @@ class _Builder:
         repeat.append("    return bad")
         return "\n".join([source.HEADER + "".join(self._functions), "", *run, "", "", *repeat, ""])
 
-    def _last_groups(self) -> int:
-        return min(8, -(-len(self.layers[-1].weight) // LANES))
+
+def _linear_cycles(arithmetic: float, weight_bytes: int, share: float) -> float:
+    """An estimate of what a linear layer takes per sample, which reads the share `share` of its weights for each."""
+    near = weight_bytes <= SECOND_LEVEL_BYTES
+    return max(arithmetic, share * weight_bytes / (SECOND_LEVEL_SPEED if near else THIRD_LEVEL_SPEED))
 
 
 def _tile(cells: tuple[int, int], per_cell: int, one_column: bool) -> tuple[int, int]:

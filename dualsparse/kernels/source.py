@@ -231,8 +231,94 @@ class Linear:
     permute: bool
 
 
+def _linear_outputs(layer: "Linear | EventLinear", sums: list[str]) -> list[str]:
+    """Scales, rounds and stores the sums of a block of outputs."""
+    size = 4 if layer.output_float else 1
+    place = f"target + sample * {layer.target} + block * {LANES * layer.groups * size}"
+    scaled = [_requantise(value, f"parameters + {REGISTER * group}") for group, value in enumerate(sums)]
+    if layer.output_float:
+        if layer.relu:
+            scaled = [f"not_negative({value})" for value in scaled]
+        return [f"store({place} + {REGISTER * group}, {value})" for group, value in enumerate(scaled)]
+    outputs = [f"out{group} = to_int({value})" for group, value in enumerate(scaled)]
+    return outputs + _store_outputs([f"out{group}" for group in range(layer.groups)], place, layer.lowest)
+
+
+#: Inputs of a linear layer that are worked on together: the four bytes of a vpdpbusd.
+EVENTS = 4
+
+
+@dataclass(frozen=True)
+class EventLinear:
+    """The shape of a linear layer's kernel that reads the weights of active inputs only: a row of `groups` times 16
+    outputs per input and block."""
+
+    name: str
+    first_piece: int
+    blocks: int
+    groups: int
+    inputs: int  # a multiple of 16
+    source: int  # bytes from sample to sample
+    target: int
+    places: int  # in the workspace: where the active inputs are listed
+    values: int
+    lowest: int
+    output_float: bool
+    relu: bool
+
+
+def event_linear(layer: EventLinear) -> str:
+    """A linear layer that lists the inputs that aren't zero, then adds up their rows of weights.
+
+    In bytes, four rows are interleaved to what vpdpbusd wants. That happens in each quarter of a register by itself:
+    byte 16 q + 4 v + i of a row comes to doubleword 4 q + i of sum v.
+    """
+    row = LANES * layer.groups
+    accumulators = [f"a{group}" for group in range(layer.groups)]
+    # Each position is written whether its input is active or not, and stays if the count goes on: no branch to guess.
+    listing = [
+        "level = load_bytes(here + first)",
+        "bits = nonzero(level)",
+        "store(places + 4 * count, compress(count_up(first), bits))",
+        "store_bytes(values + count, compress(level, bits))",
+        "count += count_bits(bits)",
+    ]
+    inner = [f"for j in range({EVENTS}):", f"    later = load_int32(places + {4 * EVENTS} * (e + 2) + 4 * j)"]
+    inner += [f"    prefetch(rows + later * {row} + {line})" for line in range(0, row, REGISTER)]
+    inner += [f"row{j} = rows + load_int32(places + {4 * EVENTS} * e + {4 * j}) * {row}" for j in range(EVENTS)]
+    inner.append(f"value = broadcast(values + {EVENTS} * e)")
+    for first in range(0, layer.groups, 4):
+        loads = [f"load(row{j} + {LANES * first})" for j in range(EVENTS)]
+        for half in ("low", "high"):
+            inner += [f"{half}{j} = interleave_{half}_bytes({loads[j]}, {loads[j + 1]})" for j in range(0, EVENTS, 2)]
+        for number, (half, part) in enumerate(product(("low", "high"), repeat=2)):
+            name = accumulators[first + number]
+            inner.append(f"{name} = dot({name}, value, interleave_{part}_words({half}0, {half}2))")
+    lines = [
+        *_pieces(layer.first_piece),
+        f"places, values = workspace + {layer.places}, workspace + {layer.values}",
+        "for sample in range(samples):",
+        f"    here = source + sample * {layer.source}",
+        "    count = 0",
+        f"    for first in range(0, {layer.inputs}, {LANES}):",
+        *indent(listing, 2),
+        # The last four may be fewer: the first row, times zero. What is prefetched behind them doesn't matter.
+        "    store(places + 4 * count, splat(0))",
+        "    store_bytes(values + count, splat(0))",
+        f"    for block in range({layer.blocks}):",
+        f"        parameters = block * {REGISTER * layer.groups}",
+        f"        rows = data + block * {layer.inputs * row}",
+        *(f"        {name} = load(start + parameters + {REGISTER * g})" for g, name in enumerate(accumulators)),
+        f"        for e in range((count + {EVENTS - 1}) // {EVENTS}):",
+        *indent(inner, 3),
+        *indent(_linear_outputs(layer, accumulators), 2),
+    ]
+    doc = f"Linear layer of active inputs, {layer.blocks} blocks of {LANES * layer.groups} outputs."
+    return function(layer.name, "source, target, constants, workspace, samples", doc, lines)
+
+
 def linear(layer: Linear) -> str:
-    """A linear layer, permute or quad.
+    """A linear layer, permute or quad, of which every weight that isn't zero is read.
 
     A block's weights (26 KB for 1600 x 128 at n = 4 of 64) are read from the first-level cache for all samples but the
     first, so nothing is gained by keeping several samples' accumulators, and each sample skips its own columns.
@@ -249,16 +335,6 @@ def linear(layer: Linear) -> str:
     sums = [f"a0_{group}" for group in range(layer.groups)]
     for part in range(1, layer.unroll):
         sums = [f"add({value}, a{part}_{group})" for group, value in enumerate(sums)]
-    scaled = [_requantise(value, f"parameters + {REGISTER * group}") for group, value in enumerate(sums)]
-    size = 4 if layer.output_float else 1
-    place = f"target + sample * {layer.target} + block * {LANES * layer.groups * size}"
-    if layer.output_float:
-        if layer.relu:
-            scaled = [f"not_negative({value})" for value in scaled]
-        outputs = [f"store({place} + {REGISTER * group}, {value})" for group, value in enumerate(scaled)]
-    else:
-        outputs = [f"out{group} = to_int({value})" for group, value in enumerate(scaled)]
-        outputs += _store_outputs([f"out{group}" for group in range(layer.groups)], place, layer.lowest)
     lines = [
         *_pieces(layer.first_piece),
         f"for block in range({layer.blocks}):",
@@ -273,7 +349,7 @@ def linear(layer: Linear) -> str:
         "            column = load_int32(chosen + 4 + 4 * i)",
         "            for e in range(load_int32(ranges + 4 * column), load_int32(ranges + 4 * column + 4)):",
         *indent(inner, 4),
-        *indent(outputs, 2),
+        *indent(_linear_outputs(layer, sums), 2),
     ]
     doc = f"Linear layer, {layer.blocks} blocks of {LANES * layer.groups} outputs."
     return function(layer.name, "source, target, constants, columns, samples", doc, lines)

@@ -13,7 +13,7 @@ import onnxruntime.quantization
 import pytest
 from onnx_models import ModelBuilder, assert_close, random_input, run_onnxruntime
 
-from dualsparse import Engine, InvalidInputError
+from dualsparse import Engine, InvalidInputError, reference
 from dualsparse.engine import _split
 from dualsparse.kernels.cpu import REQUIRED, host_features
 
@@ -320,6 +320,22 @@ def test_explain_tells_kernels_sparsity_and_work(tmp_path: Path):
     assert "4 of 64" in text
     assert "column gate: 1 of 2 columns of conv3 are computed" in text
     assert "no fast kernel, runs portably: conv0, conv3" in text
+
+
+@pytest.mark.skipif(not host_features() >= REQUIRED, reason="this CPU has no compiled programs")
+def test_explain_names_events_behind_winners(tmp_path: Path):
+    builder = ModelBuilder((2, 20, 20), seed=4).quantize(0.02, 100)
+    weight = builder.quantized_weight(builder.weights(8, 2, 5, 5))
+    builder.node("Conv", builder.tensor, weight, builder.constant(builder.weights(8))).infer().node("Relu")
+    builder.k_winners(100).quantize(0.02, 0).flatten()
+    builder.node("MatMul", builder.tensor, builder.quantized_weight(builder.weights(2048, 500), 1))
+    builder.shape = (500,)
+    engine = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 1)
+    assert engine.kernels[1] == "events, vpdpbusd"
+    assert "events, vpdpbusd" in engine.explain()
+    for seed in range(3):
+        x = random_input(builder, 1, seed)
+        assert np.array_equal(engine.run(x), reference.run_plan(engine.plan, x))
 
 
 def test_explain_names_operators_that_are_not_fused(tmp_path: Path):

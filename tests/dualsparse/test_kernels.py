@@ -198,6 +198,46 @@ def test_linear_layers_only(shape):
     assert_exact(network, samples=(1, 16, 257))
 
 
+def assert_events_exact(network: Network, share: float, samples=(1, 2, 3, 17)):
+    """Like `assert_exact`, on inputs of which `share` are active, for layers that are told so."""
+    network.layers = [replace(layer, active=min(share, 0.02)) for layer in network.layers]
+    program = network.program()
+    assert "events, vpdpbusd" in program.kernels
+    for count in samples:
+        x = np.abs(network.inputs(count)) * (network.rng.random((count, *network.layers[0].input_shape)) < share)
+        x = x.astype(np.float32)
+        out = np.full((count, *network.shape), np.nan, np.float32)
+        assert program(x, out) == 0
+        expected = run_layers(tuple(network.layers), None, network.quantization, x)
+        np.testing.assert_array_equal(out, expected)
+    return program
+
+
+@needs_vbmi
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_linear_layers_of_active_inputs(share):
+    network = Network(20, (777,), 0)
+    network.linear(300).linear(1000, density=0.5).linear(200, relu=False, last=True)
+    assert assert_events_exact(network, share).kernels == ["events, vpdpbusd"] * 3
+
+
+@needs_vbmi
+def test_active_inputs_behind_a_convolution_and_of_several_channels():
+    network = Network(21, (3, 14, 11), 0)
+    network.conv(48, (3, 3), stride=(2, 1), relu=True).linear(130).linear(5, last=True)
+    assert assert_events_exact(network, 0.3).kernels[1] == "events, vpdpbusd"
+    network = Network(22, (5, 9, 7), 0)
+    assert_events_exact(network.linear(400, last=True), 0.2)
+
+
+@needs_vbmi
+def test_active_inputs_do_not_matter_where_zero_is_not_the_zero_point():
+    network = Network(23, (640,), 9)
+    network.linear(640, last=True)
+    network.layers = [replace(network.layers[0], active=0.01)]
+    assert assert_exact(network).kernels == ["quads, vpdpbusd"]
+
+
 @needs_vbmi
 def test_extreme_inputs_saturate_and_others_are_refused():
     network = speech_network()
