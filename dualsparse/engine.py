@@ -34,7 +34,7 @@ class LayerReport:
     pattern: Pattern
     kernel: str
     macs: int  # multiplications per sample of a dense layer
-    remaining_macs: int  # those with non-zero weights, in computed columns
+    remaining_macs: int  # those with non-zero weights, in computed columns; by events, of active inputs
     estimated_us: float  # per sample, from remaining_macs and the kernel's usual rate
     measured_us: float | None  # per sample, on random inputs; None if the program can't be split
 
@@ -228,7 +228,7 @@ RATES = {
     "taps, vpdpbusd": 3.5e5,
     "n of 64, vpermb": 3e5,
     "quads, vpdpbusd": 5e5,
-    "events, vpdpbusd": 1e5,
+    "events, vpdpbusd": 4e4,
     "unstructured, float32": 2.5e4,
     "unstructured, vpdpbusd": 1e5,
     "portable": 5e3,
@@ -248,6 +248,8 @@ def _report(layer: FloatLayer | IntegerLayer, kernel: str, share: float, seconds
         positions = height * width * (layer.pool[0] * layer.pool[1] if layer.pool else 1)
     precision = _precision(layer)
     pattern = recognise(layer.weight, layer.input_shape)
+    if kernel.startswith("events"):
+        share *= layer.active
     remaining = round(np.count_nonzero(layer.weight) * positions * share)
     estimated = remaining / RATES.get(kernel, RATES["portable"])
     measured = None if seconds is None else seconds * 1e6

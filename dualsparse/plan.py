@@ -189,18 +189,19 @@ def _clips_nothing(chain: _Chain) -> bool:
 
 def _active_share(graph: Graph, tensor: str) -> float:
     """Return about how many of a tensor's values aren't zero: known behind winners, guessed behind a ReLU."""
+    pooled = rectified = False
     node = graph.producer(tensor)
-    while node is not None and node.op in ("View", "FakeQuantize", "MaxPool"):
+    while node is not None and node.op in ("View", "FakeQuantize", "MaxPool", "Relu"):
+        pooled, rectified = pooled or node.op == "MaxPool", rectified or node.op == "Relu"
         node = graph.producer(node.inputs[0])
-    if node is None:
-        return 1.0
-    if node.op == "KWinners":
+    if node is not None and node.op == "KWinners":
         return node.attributes["k"] / math.prod(node.shape)
-    if node.op == "ColumnGate":
-        settings = node.attributes
-        computed = min(settings["keep"] * (2 if settings["pair"] else 1), node.shape[2])
-        return computed / node.shape[2] * _active_share(graph, node.inputs[0])
-    return 0.5 if node.op == "Relu" else 1.0
+    if node is not None and node.op == "ColumnGate":
+        settings, columns = node.attributes, node.shape[2]
+        computed = min(settings["keep"] * (2 if settings["pair"] else 1), columns)
+        return computed / columns * _active_share(graph, node.inputs[0])
+    # One positive value is enough for a pool.
+    return (0.75 if pooled else 0.5) if rectified else 1.0
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
