@@ -164,6 +164,12 @@ def test_tvm_skips_blocks_of_zeros(models):
     assert b"sparse_linear" in models("tvm", "fp32", "blocks", 4).read_bytes()
 
 
+@pytest.mark.parametrize("network", ["dense", "blocks"])
+def test_tvm_lays_weights_out_before_any_run(models, network):
+    library = models("tvm", "fp32", network, 4).read_bytes()
+    assert b"_weight_prepack" not in library, "a function that rearranges weights is part of the library"
+
+
 @pytest.mark.parametrize("engine", engine_names())
 def test_a_file_that_is_no_model_is_a_row_with_a_reason(models, engine, tmp_path):
     precision = next(iter(engine_class(engine).models))

@@ -369,8 +369,8 @@ class _Builder:
         weights, tap_offsets, tap_columns = self._weights(index)
         groups = min(8, -(-outputs // LANES)) if layer.output_float else 8 if outputs > REGISTER else 4
         order = output_order(outputs, groups, not layer.output_float)
-        slots = permute_slots(weights, order)
-        permute = buffer.channels % REGISTER == 0 and 2 * slots <= quads(weights, order)
+        slots = permute_slots(weights, order) if buffer.channels % REGISTER == 0 else None
+        permute = slots is not None and 2 * slots <= quads(weights, order)
         skips = self._skips(index)
         if permute and groups == 8 and not skips and slots * 2 * REGISTER > order.shape[0] * FIRST_LEVEL_BYTES:
             # A block's weights have to stay in the cache for all samples but the first. (Of a gated layer's, each

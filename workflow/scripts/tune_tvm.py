@@ -2,7 +2,8 @@
 
 The network becomes channels-last, because its channels fill vectors and its rows do not, and falls apart into tasks
 (a convolution with its bias, a max-pool with its ReLU, ...). A matrix product whose weights have zeros in blocks is
-ours, and is not tuned (see tvm_sparse_linear.py). Each task gets its share of the trials. Every trial is
+ours, and is not tuned (see tvm_sparse_linear.py). Schedules of the other products also choose the layout of their
+weights, which come into it here and not in every run. Each task gets its share of the trials. Every trial is
 kept in a database that is keyed by target and TVM version and looked up by a task's structure: networks of the same
 shape share it, whatever their weights, and a second run tunes nothing.
 """
@@ -48,6 +49,22 @@ def host_target() -> tvm.target.Target:
     return tvm.target.Target(target)
 
 
+@tvm.transform.module_pass(opt_level=0)
+def free_weights(module: tvm.ir.IRModule, _context: tvm.transform.PassContext) -> tvm.ir.IRModule:
+    """Let schedules choose the layout of weights where that helps: in matrix products of more than one sample.
+
+    A convolution's weights lie well as they are, output channels last, and a single sample reads each weight once.
+    """
+    free = relax.transform.AttachAttrLayoutFreeBuffers()(module)
+    for name, function in free.functions_items():
+        if not isinstance(function, tvm.tirx.PrimFunc):
+            continue
+        samples = int(function.params[0].shape[0])
+        if "matmul" not in name.name_hint or samples == 1:
+            free.update_func(name, function.without_attr("layout_free_buffers"))
+    return free
+
+
 def import_network(model: onnx.ModelProto) -> tvm.ir.IRModule:
     """Return the network as fused TIR functions, channels last, its weights as constants.
 
@@ -67,6 +84,7 @@ def import_network(model: onnx.ModelProto) -> tvm.ir.IRModule:
             relax.transform.FoldConstant(),
             SparseProducts(),
             relax.get_pipeline("zero"),
+            free_weights,
         ]
     )(module)
 
@@ -143,7 +161,15 @@ def tune(module: tvm.ir.IRModule, target: tvm.target.Target, trials: int, folder
 def compile_network(module: tvm.ir.IRModule, target: tvm.target.Target, folder: Path, out: Path) -> None:
     """Write the shared library of `module`, each task by the best trial that `folder` knows."""
     with target:
-        scheduled = relax.transform.MetaScheduleApplyDatabase(str(folder))(module)
+        scheduled = tvm.transform.Sequential(
+            [
+                relax.transform.MetaScheduleApplyDatabase(str(folder)),
+                # Weights come into the layout of their schedule now and not in every run.
+                relax.transform.SplitLayoutRewritePreproc(),
+                relax.transform.FoldConstant(),
+                relax.transform.DeadCodeElimination(),
+            ]
+        )(module)
     with atomic_path(out) as partial:
         tvm.compile(scheduled, target=target).export_library(str(partial))
 

@@ -52,23 +52,26 @@ def sparse_product(samples: int, inputs: int, outputs: int, count: int) -> tvm.t
     ):
         # 8: not to be fused with its neighbours.
         T.func_attr({"op_pattern": 8, "tirx.noalias": True})
-        for group in T.parallel(groups):
-            for first in T.serial(samples // tile):
-                total = T.alloc_buffer((tile, LANES), "float32", scope="local")
-                for sample in T.unroll(tile):
-                    for lane in T.vectorized(LANES):
-                        total[sample, lane] = T.float32(0)
-                for block in T.serial(pointers[group + 1] - pointers[group]):
+        for index in T.parallel(groups):
+            # A block, as every pass over tensor programs wants one; its sums live in registers.
+            with T.sblock("group"):
+                group = T.axis.spatial(groups, index)
+                total = T.sblock_alloc_buffer((tile, LANES), "float32", scope="local")
+                for first in T.serial(samples // tile):
                     for sample in T.unroll(tile):
                         for lane in T.vectorized(LANES):
-                            total[sample, lane] += (
-                                x[first * tile + sample, columns[pointers[group] + block]]
-                                * values[pointers[group] + block, lane]
-                            )
-                for sample in T.unroll(tile):
-                    for lane in T.serial(LANES):
-                        if group * LANES + lane < outputs:
-                            y[first * tile + sample, group * LANES + lane] = total[sample, lane]
+                            total[sample, lane] = T.float32(0)
+                    for block in T.serial(pointers[group + 1] - pointers[group]):
+                        for sample in T.unroll(tile):
+                            for lane in T.vectorized(LANES):
+                                total[sample, lane] += (
+                                    x[first * tile + sample, columns[pointers[group] + block]]
+                                    * values[pointers[group] + block, lane]
+                                )
+                    for sample in T.unroll(tile):
+                        for lane in T.serial(LANES):
+                            if group * LANES + lane < outputs:
+                                y[first * tile + sample, group * LANES + lane] = total[sample, lane]
 
     return product
 
