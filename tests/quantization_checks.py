@@ -233,11 +233,26 @@ def profiles_add_up() -> None:
     assert abs(sum(float(row["share"]) for row in rows) - 1) < 0.01
 
 
+def tvm_frees_weights_of_products_of_several_samples() -> None:
+    from tune_tvm import import_network
+
+    for batch in (1, BATCH):
+        model = network()
+        for value in (model.graph.input[0], model.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+        functions = {name.name_hint: function for name, function in import_network(model).functions_items()}
+        free = {name for name, function in functions.items() if "layout_free_buffers" in (function.attrs or {})}
+        products = {name for name in functions if "matmul" in name}
+        assert len(products) == 2 and any("conv2d" in name for name in functions), functions
+        assert free == (products if batch > 1 else set()), free
+
+
 CHECKS = {
     "onnxruntime": [relu_moves_before_pool, bad_files_are_told, onnxruntime_forms, profiles_add_up],
     "openvino": [openvino_form],
     "deepsparse": [deepsparse_form, deepsparse_crash_is_contained],
     "litert": [litert_files, litert_refuses_unknown_operators],
+    "tvm": [tvm_frees_weights_of_products_of_several_samples],
 }
 
 if __name__ == "__main__":
