@@ -376,7 +376,7 @@ class _Builder:
             # A block's weights have to stay in the cache for all samples but the first. (Of a gated layer's, each
             # sample reads less than half.)
             groups = 4
-            order = output_order(outputs, groups, True)
+            order = output_order(outputs, groups, not layer.output_float)
         # Enough sums at a time for the latency of an addition: 5 cycles, one pair or two quads each.
         unroll = max(1, (8 if permute else 16) // groups)
         if not skips:

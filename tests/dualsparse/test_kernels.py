@@ -128,6 +128,9 @@ def test_linear_layer_whose_weights_exceed_the_first_level_cache():
     network.linear(300, n=8, zero_point=7).linear(12, last=True, relu=False)
     program = assert_exact(network)
     assert program.kernels[0] == "n of 64, vpermb"
+    alone = Network(7, (64, 5, 5), 40)
+    alone.linear(300, n=12, last=True)
+    assert_exact(alone)
 
 
 @needs_vbmi
