@@ -135,11 +135,11 @@ def test_error_in_a_worker_reaches_the_caller(float_file: Path, monkeypatch: pyt
         engine.run(x)
 
 
-def test_threads_end_with_their_engine(tmp_path: Path):
-    builder = speech_network().k_winners(2)
+def assert_threads_end(model: Path) -> None:
+    """Three threads work for an engine, two of them its own, which end with it."""
     before = set(threading.enumerate())
-    engine = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 4, threads=3)
-    engine.run(random_input(builder, 4))
+    engine = Engine.from_onnx(model, 4, threads=3)
+    engine.run(random_input(speech_network(), 4))
     workers = set(threading.enumerate()) - before
     assert len(workers) == 2
     del engine
@@ -147,6 +147,10 @@ def test_threads_end_with_their_engine(tmp_path: Path):
     for worker in workers:
         worker.join(timeout=10)
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_threads_end_with_their_engine(tmp_path: Path):
+    assert_threads_end(speech_network().k_winners(2).save(tmp_path / "model.onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -225,16 +229,7 @@ def test_an_interrupted_call_leaves_a_team_as_it_was(team_files: list[Path], mon
 
 
 def test_a_team_ends_with_its_engine(team_files: list[Path]):
-    before = set(threading.enumerate())
-    engine = Engine.from_onnx(team_files[0], 4, threads=3)
-    engine.run(random_input(speech_network(), 4))
-    workers = set(threading.enumerate()) - before
-    assert len(workers) == 2
-    del engine
-    gc.collect()
-    for worker in workers:
-        worker.join(timeout=10)
-    assert not any(worker.is_alive() for worker in workers)
+    assert_threads_end(team_files[0])
 
 
 def test_result_belongs_to_the_caller(float_file: Path):
