@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from numpy import empty, ndarray
 
 from dualsparse.errors import InvalidInputError
 from dualsparse.kernels import CompiledProgram, compile_program
@@ -102,12 +103,12 @@ class Engine:
             InvalidInputError: x is no float32 array of the right shape, or holds a value that is not finite.
         """
         # At batch 1 a whole network takes microseconds: every line here counts.
-        if not isinstance(x, np.ndarray) or x.dtype != FLOAT32 or x.shape != self.input_shape:
-            found = f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+        if not isinstance(x, ndarray) or x.dtype != FLOAT32 or x.shape != self.input_shape:
+            found = f"{x.dtype} {x.shape}" if isinstance(x, ndarray) else type(x).__name__
             raise InvalidInputError(f"input {found}, expected a float32 array of the shape {self.input_shape}")
         if not x.flags.c_contiguous:
             x = np.ascontiguousarray(x)
-        out = np.empty(self.output_shape, FLOAT32)
+        out = empty(self.output_shape, FLOAT32)
         status = self._run_batch(x, out)
         if status:
             what = "the input holds a value" if status == 1 else "the input leads to an activation"

@@ -117,13 +117,20 @@ class CompiledProgram:
         self.kernels, self.operations, self.chunk = kernels, operations, chunk
         module = load_module(source)
         self._run, self._repeat = module.run, module.repeat
+        # Called directly, compiled code saves the comparison of its arguments' types with its only signature's.
+        (compiled,) = module.run.overloads.values()
+        self._enter = compiled.entry_point
         self._constants = constants.blob()
         self._constants_address = self._constants.ctypes.data
         self._initial_workspace = workspace
         self._local = threading.local()
 
     def __call__(self, x: np.ndarray, out: np.ndarray) -> int:
-        return self._run(x, out, self._workspace(), self._constants_address, 0)
+        try:
+            workspace = self._local.address
+        except AttributeError:
+            workspace = self._make_workspace()
+        return self._enter(x, out, workspace, self._constants_address, 0)
 
     def server(self, slot: int) -> Callable[[], None]:
         """Return what a thread calls to run samples posted to a slot (see `handover`), until none come for a while."""
@@ -136,14 +143,11 @@ class CompiledProgram:
 
         return serve
 
-    def _workspace(self) -> int:
-        """The address of the calling thread's workspace."""
-        try:
-            return self._local.address
-        except AttributeError:
-            self._local.memory = aligned(self._initial_workspace)
-            self._local.address = self._local.memory.ctypes.data
-            return self._local.address
+    def _make_workspace(self) -> int:
+        """The address of a workspace for the calling thread."""
+        self._local.memory = aligned(self._initial_workspace)
+        self._local.address = self._local.memory.ctypes.data
+        return self._local.address
 
     def part_seconds(self, x: np.ndarray, out: np.ndarray, times: int = 20) -> list[float]:
         """Time each part by itself, repeated `times` times on what a run on x leaves in the workspace.
@@ -155,9 +159,9 @@ class CompiledProgram:
         self(x, out)
         seconds = []
         for number in range(len(self.kernels) + 2):
-            self._repeat(number, 1, x, self._workspace(), self._constants_address)
+            self._repeat(number, 1, x, self._local.address, self._constants_address)
             start = perf_counter()
-            self._repeat(number, times, x, self._workspace(), self._constants_address)
+            self._repeat(number, times, x, self._local.address, self._constants_address)
             seconds.append((perf_counter() - start) / times / min(self.chunk, len(x)))
         return seconds
 

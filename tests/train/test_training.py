@@ -248,8 +248,9 @@ def test_unknown_words_are_spliced_from_two_other_words(data: TrainingData) -> N
 
 
 def test_settings() -> None:
-    assert settings_from({"epochs": 5, "noise": 0.2}, {"learning_rate": 0.1, "sparsity": 0.5}) == Settings(
-        epochs=5, noise=0.2, learning_rate=0.1
+    own = {"learning_rate": 0.1, "mixup": 0.3, "sparsity": 0.5}
+    assert settings_from({"epochs": 5, "noise": 0.2, "mixup": 0.0}, own) == Settings(
+        epochs=5, noise=0.2, learning_rate=0.1, mixup=0.3
     )
     for wrong, message in (
         ({"epoch": 1}, "training: unknown key 'epoch'"),

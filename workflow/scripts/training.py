@@ -24,11 +24,13 @@ CHECKPOINT_INTERVAL_S = 30
 #: Steps between two updates of the moving average.
 AVERAGE_INTERVAL = 8
 EVALUATION_BATCH = 256
+#: Settings that one network may have otherwise than the others.
+OWN_SETTINGS = ("epochs", "learning_rate", "mixup", "distillation")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The `training:` section of the configuration. A network may override `epochs` and `learning_rate`."""
+    """The `training:` section of the configuration. A network may override the settings named in `OWN_SETTINGS`."""
 
     epochs: int = 10
     batch_size: int = 64
@@ -56,7 +58,7 @@ def settings_from(training: dict, spec: dict) -> Settings:
     for name in training:
         if name not in known:
             raise InputError(f"training: unknown key {name!r}, expected one of {sorted(known)}")
-    own = {name: spec[name] for name in ("epochs", "learning_rate") if name in spec}
+    own = {name: spec[name] for name in OWN_SETTINGS if name in spec}
     settings = Settings(**{**training, **own})
     for name, value in asdict(settings).items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
