@@ -110,6 +110,19 @@ def broadcast(typing, address):
 
 
 @intrinsic
+def broadcast_quarter(typing, address):
+    """16 bytes into every quarter (vbroadcasti32x4 from memory, on a load port like `broadcast`)."""
+
+    def emit(builder, address):
+        quarter = ir.VectorType(ir.IntType(32), 4)
+        value = builder.load(_pointer(builder, address, quarter), align=1)
+        places = ir.Constant(DOUBLEWORDS, [number % 4 for number in range(DOUBLEWORDS.count)])
+        return builder.shuffle_vector(value, ir.Constant(quarter, ir.Undefined), places)
+
+    return _instruction([types.int64], emit)
+
+
+@intrinsic
 def permute(typing, index, table):
     """result[i] = table[index[i] % 64], bytes (vpermb, AVX-512 VBMI)."""
 

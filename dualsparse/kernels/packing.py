@@ -6,7 +6,8 @@ the 16 doublewords of a register (a group); the groups that a kernel computes at
 
 An entry is what one step of a kernel's inner loop reads: an offset to the activations, and for each group of a block
 
-- permute: 64 bytes that pick four of 64 channels for each output, and their 64 weights;
+- permute: 64 bytes that pick four of 64 channels for each output, and their 64 weights; where outputs share their
+  channels in fours, 16 bytes are enough to pick them (all groups' come first, then all weights);
 - quad: the 64 weights of four neighbouring bytes of activations, which all outputs share.
 """
 
@@ -16,6 +17,8 @@ import numpy as np
 
 LANES = 16
 REGISTER = 64
+#: Outputs in a row that may share the channels that they read.
+SHARING = 4
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -29,7 +32,7 @@ class Entries:
     Attributes:
         starts: int32 [blocks, columns + 1]; entries starts[b, c] to starts[b, c + 1] read column c for block b.
         offsets: int32 [entries], bytes from the place that a tile reads.
-        data: uint8 [entries, groups, 128 (permute) or 64 (quad)].
+        data: uint8 [entries, groups * (128 (permute), 80 (permute, shared) or 64 (quad))].
     """
 
     starts: np.ndarray
@@ -37,14 +40,17 @@ class Entries:
     data: np.ndarray
 
 
-def output_order(outputs: int, groups: int, packed: bool) -> np.ndarray:
+def output_order(outputs: int, groups: int, packed: bool, shared: bool = False) -> np.ndarray:
     """The output of each lane, int [blocks, groups, 16]; `outputs` and more where there is none.
 
-    With `packed`, the four groups of 64 outputs are interleaved as `intrinsics.pack` needs them.
+    With `packed`, the four groups of 64 outputs are interleaved as `intrinsics.pack` needs them. With `shared`, each
+    four outputs in a row are in the same place of the four quarters of a register instead.
     """
     blocks = -(-outputs // (groups * LANES))
     order = np.arange(blocks * groups * LANES)
-    if packed:
+    if shared:
+        order = order.reshape(-1, 4, SHARING).swapaxes(1, 2)
+    elif packed:
         order = order.reshape(-1, 4, 4, 4).swapaxes(1, 2)
     return order.reshape(blocks, groups, LANES)
 
@@ -56,11 +62,18 @@ def in_lanes(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     return padded[order]
 
 
-def _permute_slots(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and values of the non-zeros of each window of 64 channels, [outputs, taps, windows, slots, 4]."""
+def _permute_slots(weights: np.ndarray, shared: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and values of the non-zeros of each window of 64 channels, [outputs, taps, windows, slots, 4].
+
+    With `shared`, of the channels that any of four outputs in a row needs.
+    """
     outputs, taps, channels = weights.shape
     windows = weights.reshape(outputs, taps, channels // REGISTER, REGISTER)
     zero = windows == 0
+    if shared:
+        padded = np.pad(zero, ((0, -outputs % SHARING), (0, 0), (0, 0), (0, 0)), constant_values=True)
+        unused = padded.reshape(-1, SHARING, *zero.shape[1:]).all(axis=1)
+        zero = np.repeat(unused, SHARING, axis=0)[:outputs]
     slots = max(1, -(-int((~zero).sum(axis=-1).max(initial=0)) // 4))
     channel = np.argsort(zero, axis=-1, kind="stable")[..., : 4 * slots]
     values = np.take_along_axis(windows, channel, axis=-1)
@@ -68,9 +81,9 @@ def _permute_slots(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return channel.astype(np.uint8).reshape(shape), values.reshape(shape)
 
 
-def permute_slots(weights: np.ndarray, order: np.ndarray) -> int:
+def permute_slots(weights: np.ndarray, order: np.ndarray, shared: bool = False) -> int:
     """How many permute-and-multiply pairs a layer takes per position, all blocks together."""
-    _, values = _permute_slots(weights)
+    _, values = _permute_slots(weights, shared)
     used = in_lanes((values != 0).any(axis=-1), order).any(axis=2)
     return int(used.any(axis=1).sum()) * order.shape[1]
 
@@ -82,7 +95,16 @@ def quads(weights: np.ndarray, order: np.ndarray) -> int:
     return int(in_lanes(used, order).any(axis=(1, 2)).sum()) * order.shape[1]
 
 
-def pack(weights: np.ndarray, tap_offsets, tap_columns, order: np.ndarray, permute: bool, unroll: int) -> Entries:
+def pack(
+    weights: np.ndarray,
+    tap_offsets: np.ndarray,
+    tap_columns: np.ndarray,
+    order: np.ndarray,
+    *,
+    permute: bool,
+    shared: bool = False,
+    unroll: int = 1,
+) -> Entries:
     """The entries of a layer.
 
     Args:
@@ -91,11 +113,12 @@ def pack(weights: np.ndarray, tap_offsets, tap_columns, order: np.ndarray, permu
         tap_columns: int [taps], the column that a tap belongs to, from 0.
         order: from `output_order`.
         permute: which kind of entries.
+        shared: whether outputs share their channels in fours, for entries to permute; `order` has to be of that kind.
         unroll: the number of entries of each block and column is padded to a multiple of it by entries of zeros.
     """
     outputs, taps, channels = weights.shape
     if permute:
-        index, values = (in_lanes(array, order) for array in _permute_slots(weights))
+        index, values = (in_lanes(array, order) for array in _permute_slots(weights, shared))
         parts, width = values.shape[4] * values.shape[5], REGISTER
         lanes = np.stack([index.view(np.int8), values], axis=3)  # [blocks, groups, 16, index or weight, taps, ...]
         part_offsets = np.repeat(np.arange(channels // REGISTER) * width, values.shape[5])
@@ -120,8 +143,11 @@ def pack(weights: np.ndarray, tap_offsets, tap_columns, order: np.ndarray, permu
             tap, part = np.nonzero(in_column)
             padding = -len(tap) % unroll
             offsets.append(np.pad(np.asarray(tap_offsets)[tap] + part_offsets[part], (0, padding)))
-            chosen = rows[block, tap, part].reshape(len(tap), groups, -1)
-            data.append(np.pad(chosen, ((0, padding), (0, 0), (0, 0))))
+            chosen = rows[block, tap, part]  # [entries, groups, index and weight, 16, 4]
+            if shared:
+                picks, chosen = chosen[:, :, 0, : LANES // SHARING], chosen[:, :, 1]
+                chosen = np.concatenate([picks.reshape(len(tap), -1), chosen.reshape(len(tap), -1)], axis=1)
+            data.append(np.pad(chosen.reshape(len(tap), -1), ((0, padding), (0, 0))))
             count += len(tap) + padding
         starts[block, columns] = count
     data = np.concatenate(data).view(np.uint8)

@@ -15,6 +15,7 @@ from .compiled import CompiledProgram, Constants, Operations, Unsupported, check
 from .packing import (
     LANES,
     REGISTER,
+    SHARING,
     cover,
     in_lanes,
     output_order,
@@ -305,7 +306,7 @@ class _Builder:
             arguments += f", workspace + {self._vertical}"
         else:
             zeros = np.zeros(len(tap_offsets), np.int64)
-            entries = pack(weights, tap_offsets, zeros, order, permute, 1)
+            entries = pack(weights, tap_offsets, zeros, order, permute=permute)
             self._add_layer(index, order, (entries.starts, entries.offsets, entries.data))
             self._functions.append(source.convolution(shape))
             self.kernels.append("n of 64, vpermb" if permute else "quads, vpdpbusd")
@@ -368,21 +369,28 @@ class _Builder:
         outputs = len(layer.weight)
         weights, tap_offsets, tap_columns = self._weights(index)
         groups = min(8, -(-outputs // LANES)) if layer.output_float else 8 if outputs > REGISTER else 4
-        order = output_order(outputs, groups, not layer.output_float)
+        packed = not layer.output_float
+        order = output_order(outputs, groups, packed)
         slots = permute_slots(weights, order) if buffer.channels % REGISTER == 0 else None
         permute = slots is not None and 2 * slots <= quads(weights, order)
+        # Sums of float stay in the order of the outputs; bytes may come in any, since the next layer's packing follows.
+        by_fours = output_order(outputs, groups, packed, shared=True)
+        shared = permute and packed and permute_slots(weights, by_fours, shared=True) <= slots
+        pair_bytes = REGISTER + (REGISTER // SHARING if shared else REGISTER)
         skips = self._skips(index)
-        if permute and groups == 8 and not skips and slots * 2 * REGISTER > order.shape[0] * FIRST_LEVEL_BYTES:
+        if permute and groups == 8 and not skips and slots * pair_bytes > order.shape[0] * FIRST_LEVEL_BYTES:
             # A block's weights have to stay in the cache for all samples but the first. (Of a gated layer's, each
             # sample reads less than half.)
             groups = 4
-            order = output_order(outputs, groups, not layer.output_float)
+        order = output_order(outputs, groups, packed, shared)
         # Enough sums at a time for the latency of an addition: 5 cycles, one pair or two quads each.
         unroll = max(1, (8 if permute else 16) // groups)
         if not skips:
             tap_columns = np.zeros_like(tap_columns)
-        entries = pack(weights, tap_offsets, tap_columns, order, permute, unroll)
-        products = entries.data.nbytes // (2 * REGISTER if permute else REGISTER)
+        entries = pack(
+            weights, tap_offsets, tap_columns, order, permute=permute, shared=shared, unroll=unroll
+        )
+        products = entries.data.nbytes // (pair_bytes if permute else REGISTER)
         arithmetic = products if permute else products / 2
         samples = min(self._batch_size, CHUNK)
         if not skips and self._event_cycles(index) < _linear_cycles(arithmetic, entries.data.nbytes, 1 / samples):
@@ -405,7 +413,11 @@ class _Builder:
             output_float=layer.output_float,
             relu=layer.relu,
             permute=permute,
+            shared=shared,
         )
+        if shared:
+            places = output_order(outputs, groups, packed)
+            self._channel_orders[index + 1] = order.reshape(-1)[np.argsort(places.reshape(-1))]
         self._functions.append(source.linear(shape))
         others = blocks * groups * (5 + unroll - 1)
         self.operations.append(Operations(products if permute else 0, products, others, entries.data.nbytes))

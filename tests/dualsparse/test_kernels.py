@@ -24,11 +24,12 @@ def cache(tmp_path_factory):
         yield
 
 
-def n_of_64(rng: np.random.Generator, weight: np.ndarray, n: int) -> np.ndarray:
-    """Keep n weights of each 64 along the last axis."""
-    windows = weight.reshape(-1, 64)
-    rank = np.argsort(np.argsort(rng.random(windows.shape), axis=1), axis=1)
-    return (windows * (rank < n)).astype(np.int8).reshape(weight.shape)
+def n_of_64(rng: np.random.Generator, weight: np.ndarray, n: int, sharing: int = 1) -> np.ndarray:
+    """Keep n weights of each 64 along the last axis, the same of `sharing` outputs in a row (the first axis)."""
+    outputs, *taps, channels = weight.shape
+    rank = np.argsort(np.argsort(rng.random((-(-outputs // sharing), *taps, -(-channels // 64), 64))))
+    mask = np.repeat(rank < n, sharing, axis=0).reshape(-1, *taps, rank.shape[-2] * 64)
+    return (weight * mask[:outputs, ..., :channels]).astype(np.int8)
 
 
 class Network:
@@ -76,11 +77,11 @@ class Network:
         ]
         return self._add("conv", weight.transpose(0, 3, 1, 2).copy(), (outputs, *size), **settings)
 
-    def linear(self, outputs: int, n: int | None = None, density: float = 1.0, **settings):
+    def linear(self, outputs: int, n: int | None = None, density: float = 1.0, sharing: int = 1, **settings):
         channels, positions = self.shape[0], int(np.prod(self.shape[1:]))
         weight = self.rng.integers(-127, 128, (outputs, positions, channels)).astype(np.int8)
         weight *= self.rng.random(weight.shape) < density
-        weight = n_of_64(self.rng, weight, n) if n else weight
+        weight = n_of_64(self.rng, weight, n, sharing) if n else weight
         return self._add("linear", weight.swapaxes(1, 2).reshape(outputs, -1).copy(), (outputs,), **settings)
 
     def inputs(self, samples: int) -> np.ndarray:
@@ -131,6 +132,19 @@ def test_linear_layer_whose_weights_exceed_the_first_level_cache():
     alone = Network(7, (64, 5, 5), 40)
     alone.linear(300, n=12, last=True)
     assert_exact(alone)
+
+
+@needs_vbmi
+@pytest.mark.parametrize(("n", "outputs", "zero_point"), [(4, 150, 0), (8, 301, 7), (13, 64, 0)])
+def test_linear_layers_whose_outputs_share_channels_in_fours(n, outputs, zero_point):
+    """What picks the channels takes a quarter of the bytes; a zero among the weights of four changes nothing."""
+    network = Network(8, (64, 5, 5), 40)
+    network.linear(outputs, n=n, sharing=4, density=0.9, zero_point=zero_point)
+    network.linear(70, n=4, sharing=4, zero_point=3).linear(20, n=4, sharing=4, last=True)
+    shared = assert_exact(network).operations[0].weight_bytes
+    other = Network(8, (64, 5, 5), 40)
+    other.linear(outputs, n=n).linear(12, last=True)
+    assert shared == other.program().operations[0].weight_bytes * 80 // 128
 
 
 @needs_vbmi

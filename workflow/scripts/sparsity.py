@@ -150,9 +150,10 @@ def layer_mask(name: str, scores: torch.Tensor, sparsity: float, pattern: str) -
     pattern = effective_pattern(name, pattern)
     view = _view(name, scores)
     if pattern == "n_of_64":
-        groups = view.reshape(*view.shape[:2], -1, 64)
-        best = groups.topk(kept_of_64(sparsity), dim=-1).indices
-        mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, best, True).reshape(view.shape)
+        norms = _windows(name, view).norm(dim=1)
+        best = norms.topk(kept_of_64(sparsity), dim=-1).indices
+        mask = torch.zeros_like(norms, dtype=torch.bool).scatter_(-1, best, True)
+        mask = mask.repeat_interleave(LAYERS[name].sharing, dim=0).reshape(view.shape)
     elif pattern == "complementary":
         mask = _complementary_mask(view.flatten(1), sparsity).reshape(view.shape)
     elif pattern == "tap_quads":
@@ -204,9 +205,11 @@ def verify_masks(model: nn.Module, spec: dict) -> None:
 
 def _verify_layer(name: str, nonzero: torch.Tensor, sparsity: float, pattern: str) -> None:
     if pattern == "n_of_64":
-        found, allowed = int(nonzero.reshape(*nonzero.shape[:2], -1, 64).sum(-1).max()), kept_of_64(sparsity)
+        found, allowed = int(_windows(name, nonzero).any(dim=1).sum(-1).max()), kept_of_64(sparsity)
         if found > allowed:
-            raise InputError(f"{name}: expected at most {allowed} non-zero weights in every 64 channels, found {found}")
+            sharing = LAYERS[name].sharing
+            outputs = f", the same for {sharing} outputs" if sharing > 1 else ""
+            raise InputError(f"{name}: expected at most {allowed} of every 64 channels{outputs}, found {found}")
     elif pattern == "complementary":
         size, allowed = _complementary_shape(nonzero[0].numel(), sparsity)
         for kernels in nonzero.flatten(1).split(size):
@@ -238,6 +241,11 @@ def _view(name: str, weight: torch.Tensor) -> torch.Tensor:
 def _unview(name: str, view: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Undo `_view`."""
     return view.transpose(1, 2).reshape(shape).contiguous()
+
+
+def _windows(name: str, view: torch.Tensor) -> torch.Tensor:
+    """Return [outputs, positions, channels] as [sets of outputs, outputs of a set, positions, windows, 64 channels]."""
+    return view.reshape(-1, LAYERS[name].sharing, view.shape[1], view.shape[2] // 64, 64)
 
 
 def _kept(count: int, sparsity: float) -> int:

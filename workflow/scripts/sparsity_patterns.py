@@ -14,18 +14,23 @@ from files import InputError
 
 @dataclass(frozen=True)
 class Layer:
-    """Shape of a layer's weight in the common view; `outputs` is 0 where the number of classes decides it."""
+    """Shape of a layer's weight in the common view; `outputs` is 0 where the number of classes decides it.
+
+    Under `n_of_64`, each `sharing` consecutive outputs keep the same channels: a large linear layer waits for its
+    weights, and what picks the channels is half of what a kernel reads.
+    """
 
     outputs: int
     positions: int
     channels: int
+    sharing: int = 1
 
 
 #: The layers with weights, in the order of the data flow.
 LAYERS = {
     "conv1": Layer(outputs=64, positions=25, channels=1),
     "conv2": Layer(outputs=64, positions=25, channels=64),
-    "linear1": Layer(outputs=1500, positions=25, channels=64),
+    "linear1": Layer(outputs=1500, positions=25, channels=64, sharing=4),
     "linear2": Layer(outputs=0, positions=1, channels=1500),
 }
 #: The activations that k-winners can make sparse, and the shape of one sample's.
@@ -37,7 +42,7 @@ COLUMNS = 5
 PATTERNS = {
     "unstructured": "any weight",
     "block4": "whole blocks of 4 consecutive input channels of one output and position",
-    "n_of_64": "at most n of each aligned 64 input channels of one output and position",
+    "n_of_64": "at most n of each aligned 64 input channels of one output and position, in linear1 of four outputs",
     "block16": "whole blocks of 16 consecutive outputs at one input channel and position",
     "complementary": "sets of kernels whose non-zeros do not collide, so that a set packs into one dense kernel",
 }
