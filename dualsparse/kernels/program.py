@@ -387,9 +387,7 @@ class _Builder:
         unroll = max(1, (8 if permute else 16) // groups)
         if not skips:
             tap_columns = np.zeros_like(tap_columns)
-        entries = pack(
-            weights, tap_offsets, tap_columns, order, permute=permute, shared=shared, unroll=unroll
-        )
+        entries = pack(weights, tap_offsets, tap_columns, order, permute=permute, shared=shared, unroll=unroll)
         products = entries.data.nbytes // (pair_bytes if permute else REGISTER)
         arithmetic = products if permute else products / 2
         samples = min(self._batch_size, CHUNK)

@@ -3,6 +3,9 @@
 import copy
 import csv
 import json
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -261,3 +264,20 @@ def test_settings() -> None:
     ):
         with pytest.raises(InputError, match=message):
             settings_from(wrong, {})
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory as they like")
+def test_a_training_process_keeps_its_memory() -> None:
+    """A step's activations don't cost page faults anew: 64 MiB are 16,384 pages."""
+    program = (
+        "import resource, torch, training\n"
+        "training.prepare_process(seed=1, threads=1)\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(3): torch.ones(2**24)\n"
+        "before = faults()\n"
+        "torch.ones(2**24)\n"
+        "print(faults() - before)\n"
+    )
+    scripts = str(Path(training.__file__).parent)
+    result = subprocess.run([sys.executable, "-c", program], cwd=scripts, check=True, capture_output=True, text=True)
+    assert int(result.stdout) < 1000

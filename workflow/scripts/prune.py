@@ -17,7 +17,7 @@ from files import InputError, run_program
 from network import GscCnn, build_network, load_network
 from sparsity import Masks, apply_masks, global_sparsities, group_first_outputs, magnitude_masks, verify_masks
 from sparsity_patterns import LAYERS, effective_pattern
-from training import TrainingData, fit, save_results, settings_from, training_parser
+from training import TrainingData, fit, prepare_process, save_results, settings_from, training_parser
 
 #: Share of the training in which weights are removed.
 PRUNING_SHARE = 0.5
@@ -145,8 +145,7 @@ def prune(options: argparse.Namespace) -> None:
     """Prune and fine-tune as the command line says, and write the results."""
     spec = json.loads(options.spec)
     settings = settings_from(json.loads(options.training), spec)
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
+    prepare_process(options.seed, options.threads)
     data = TrainingData(options.data, options.features)
     start = load_for(options.start, data.classes)
     teacher = load_for(options.teacher, data.classes) if options.teacher else start

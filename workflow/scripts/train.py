@@ -8,15 +8,14 @@ import torch
 from files import run_program
 from network import build_network
 from sparsity import apply_masks, make_masks
-from training import TrainingData, fit, save_results, settings_from, training_parser
+from training import TrainingData, fit, prepare_process, save_results, settings_from, training_parser
 
 
 def train(options: argparse.Namespace) -> None:
     """Train as the command line says and write the results."""
     spec = json.loads(options.spec)
     settings = settings_from(json.loads(options.training), spec)
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
+    prepare_process(options.seed, options.threads)
     data = TrainingData(options.data, options.features)
     model = build_network(spec, len(data.classes))
     after_step = None

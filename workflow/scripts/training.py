@@ -2,7 +2,9 @@
 
 import argparse
 import csv
+import ctypes
 import math
+import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,6 +26,9 @@ CHECKPOINT_INTERVAL_S = 30
 #: Steps between two updates of the moving average.
 AVERAGE_INTERVAL = 8
 EVALUATION_BATCH = 256
+#: For mallopt(3): never give memory back (M_TRIM_THRESHOLD), ask for much at a time (M_TOP_PAD), and take no block from
+#: elsewhere (M_MMAP_MAX).
+MALLOC_SETTINGS = {-1: 2**31 - 1, -2: 2**28, -4: 0}
 #: Settings that one network may have otherwise than the others.
 OWN_SETTINGS = ("epochs", "learning_rate", "mixup", "distillation")
 
@@ -82,6 +87,20 @@ def training_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     return parser
+
+
+def prepare_process(seed: int, threads: int) -> None:
+    """Set what holds for the whole process of a training: the random seed, the threads, and how memory is kept.
+
+    The C library gives large blocks back to the system as soon as they are free, and each step's activations then cost
+    thousands of page faults: 121 ms a step instead of 84 (batch of 128, with a teacher, two Zen 4 cores).
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        for setting, value in MALLOC_SETTINGS.items():
+            library.mallopt(setting, value)
 
 
 class TrainingData:
