@@ -273,7 +273,7 @@ def test_a_training_process_keeps_its_memory() -> None:
         "import resource, torch, training\n"
         "training.prepare_process(seed=1, threads=1)\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for _ in range(3): torch.ones(2**24)\n"
+        "for _ in range(10): torch.ones(2**24)\n"
         "before = faults()\n"
         "torch.ones(2**24)\n"
         "print(faults() - before)\n"
