@@ -148,6 +148,13 @@ def test_linear_layers_whose_outputs_share_channels_in_fours(n, outputs, zero_po
 
 
 @needs_vbmi
+def test_gated_linear_layer_whose_outputs_share_channels_in_fours():
+    network = Network(9, (1, 32, 32), 77).conv(64, (5, 5), pool=(2, 2)).conv(64, (5, 5), n=4, pool=(2, 2))
+    network.linear(200, n=8, sharing=4).linear(12, last=True, relu=False)
+    assert_exact(network, GATE)
+
+
+@needs_vbmi
 def test_speech_network_with_column_gate():
     assert_exact(speech_network(), GATE, samples=(1, 50))
 
