@@ -25,6 +25,12 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def entry_bytes(permute: bool, shared: bool = False) -> int:
+    """The bytes of an entry for each group of a block."""
+    picks = 0 if not permute else REGISTER // SHARING if shared else REGISTER
+    return picks + REGISTER
+
+
 @dataclass(frozen=True)
 class Entries:
     """The entries of a layer, sorted by block, then by the column of the input that they read.
@@ -32,7 +38,7 @@ class Entries:
     Attributes:
         starts: int32 [blocks, columns + 1]; entries starts[b, c] to starts[b, c + 1] read column c for block b.
         offsets: int32 [entries], bytes from the place that a tile reads.
-        data: uint8 [entries, groups * (128 (permute), 80 (permute, shared) or 64 (quad))].
+        data: uint8 [entries, groups * entry_bytes].
     """
 
     starts: np.ndarray
@@ -62,20 +68,26 @@ def in_lanes(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     return padded[order]
 
 
-def _permute_slots(weights: np.ndarray, shared: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and values of the non-zeros of each window of 64 channels, [outputs, taps, windows, slots, 4].
+def _windows(weights: np.ndarray) -> np.ndarray:
+    """The weights by windows of 64 channels, [outputs, taps, windows, 64]."""
+    return weights.reshape(*weights.shape[:2], -1, REGISTER)
 
-    With `shared`, of the channels that any of four outputs in a row needs.
-    """
-    outputs, taps, channels = weights.shape
-    windows = weights.reshape(outputs, taps, channels // REGISTER, REGISTER)
-    zero = windows == 0
+
+def _needed(weights: np.ndarray, shared: bool) -> np.ndarray:
+    """The channels that each output picks, bool as `_windows`; with `shared`, those that any of four in a row needs."""
+    needed = _windows(weights) != 0
     if shared:
-        padded = np.pad(zero, ((0, -outputs % SHARING), (0, 0), (0, 0), (0, 0)), constant_values=True)
-        unused = padded.reshape(-1, SHARING, *zero.shape[1:]).all(axis=1)
-        zero = np.repeat(unused, SHARING, axis=0)[:outputs]
-    slots = max(1, -(-int((~zero).sum(axis=-1).max(initial=0)) // 4))
-    channel = np.argsort(zero, axis=-1, kind="stable")[..., : 4 * slots]
+        padded = np.pad(needed, ((0, -len(needed) % SHARING), (0, 0), (0, 0), (0, 0)))
+        sets = padded.reshape(-1, SHARING, *needed.shape[1:]).any(axis=1)
+        needed = np.repeat(sets, SHARING, axis=0)[: len(needed)]
+    return needed
+
+
+def _permute_slots(weights: np.ndarray, shared: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and values of the picked channels of each window, [outputs, taps, windows, slots, 4]."""
+    windows, needed = _windows(weights), _needed(weights, shared)
+    slots = max(1, -(-int(needed.sum(axis=-1).max(initial=0)) // 4))
+    channel = np.argsort(~needed, axis=-1, kind="stable")[..., : 4 * slots]
     values = np.take_along_axis(windows, channel, axis=-1)
     shape = (*windows.shape[:3], slots, 4)
     return channel.astype(np.uint8).reshape(shape), values.reshape(shape)
@@ -83,9 +95,8 @@ def _permute_slots(weights: np.ndarray, shared: bool) -> tuple[np.ndarray, np.nd
 
 def permute_slots(weights: np.ndarray, order: np.ndarray, shared: bool = False) -> int:
     """How many permute-and-multiply pairs a layer takes per position, all blocks together."""
-    _, values = _permute_slots(weights, shared)
-    used = in_lanes((values != 0).any(axis=-1), order).any(axis=2)
-    return int(used.any(axis=1).sum()) * order.shape[1]
+    most = in_lanes(_needed(weights, shared).sum(axis=-1), order).max(axis=(1, 2))
+    return int((-(-most // 4)).sum()) * order.shape[1]
 
 
 def quads(weights: np.ndarray, order: np.ndarray) -> int:

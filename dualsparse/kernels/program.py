@@ -15,8 +15,8 @@ from .compiled import CompiledProgram, Constants, Operations, Unsupported, check
 from .packing import (
     LANES,
     REGISTER,
-    SHARING,
     cover,
+    entry_bytes,
     in_lanes,
     output_order,
     pack,
@@ -252,6 +252,12 @@ class _Builder:
         rows, columns = np.divmod(np.arange(height * width), width)
         return taps, rows * down + columns * right, columns
 
+    def _reorder_channels(self, index: int, order: np.ndarray, places: np.ndarray) -> None:
+        """Note that a layer's channels come as the one before writes them: output `order` of a lane to its place."""
+        written = order.reshape(-1)[np.argsort(places.reshape(-1))]
+        others = np.arange(order.size, self.buffers[index].channels)
+        self._channel_orders[index] = np.concatenate([written, others])
+
     def _add_layer(self, index: int, order: np.ndarray, entries: tuple[np.ndarray, np.ndarray, np.ndarray]) -> int:
         """Adds a layer's pieces in the order of `source.PIECES`; returns the first."""
         layer = self.layers[index]
@@ -296,10 +302,9 @@ class _Builder:
         )
         arguments = f"workspace + {buffer.place}"
         if by_taps:
-            place = np.argsort(order.reshape(-1))
-            taps, data, order = self._tap_quads(layer.weight[:, 0], order)
-            others = np.arange(order.size, target.channels)
-            self._channel_orders[index + 1] = np.concatenate([order.reshape(-1)[place], others])
+            places = order
+            taps, data, order = self._tap_quads(layer.weight[:, 0], places)
+            self._reorder_channels(index + 1, order, places)
             self._add_layer(index, order, (np.zeros(2, np.int32), np.zeros(1, np.int32), data))
             self._functions.append(source.tap_convolution(shape, taps))
             self.kernels.append("taps, vpdpbusd")
@@ -313,7 +318,7 @@ class _Builder:
         cells_computed = self._tiles(shape) * shape.tile[0] * shape.tile[1]
         positions = cells_computed * pool[0] * pool[1]
         data = self.constants.pieces[-1]
-        products = data.nbytes // (2 * REGISTER if permute else REGISTER) * positions
+        products = data.nbytes // entry_bytes(permute) * positions
         # Per group and cell: the maxima, then conversion, product, sum, rounding, and one pack.
         others = cells_computed * blocks * groups * (pool[0] * pool[1] - 1 + 5)
         self.operations.append(Operations(products if permute else 0, products, others, data.nbytes))
@@ -376,9 +381,9 @@ class _Builder:
         # Sums of float stay in the order of the outputs; bytes may come in any, since the next layer's packing follows.
         by_fours = output_order(outputs, groups, packed, shared=True)
         shared = permute and packed and permute_slots(weights, by_fours, shared=True) <= slots
-        pair_bytes = REGISTER + (REGISTER // SHARING if shared else REGISTER)
+        width = entry_bytes(permute, shared)
         skips = self._skips(index)
-        if permute and groups == 8 and not skips and slots * pair_bytes > order.shape[0] * FIRST_LEVEL_BYTES:
+        if permute and groups == 8 and not skips and slots * width > order.shape[0] * FIRST_LEVEL_BYTES:
             # A block's weights have to stay in the cache for all samples but the first. (Of a gated layer's, each
             # sample reads less than half.)
             groups = 4
@@ -388,7 +393,7 @@ class _Builder:
         if not skips:
             tap_columns = np.zeros_like(tap_columns)
         entries = pack(weights, tap_offsets, tap_columns, order, permute=permute, shared=shared, unroll=unroll)
-        products = entries.data.nbytes // (pair_bytes if permute else REGISTER)
+        products = entries.data.nbytes // width
         arithmetic = products if permute else products / 2
         samples = min(self._batch_size, CHUNK)
         if not skips and self._event_cycles(index) < _linear_cycles(arithmetic, entries.data.nbytes, 1 / samples):
@@ -414,8 +419,7 @@ class _Builder:
             shared=shared,
         )
         if shared:
-            places = output_order(outputs, groups, packed)
-            self._channel_orders[index + 1] = order.reshape(-1)[np.argsort(places.reshape(-1))]
+            self._reorder_channels(index + 1, order, output_order(outputs, groups, packed))
         self._functions.append(source.linear(shape))
         others = blocks * groups * (5 + unroll - 1)
         self.operations.append(Operations(products if permute else 0, products, others, entries.data.nbytes))
