@@ -1,5 +1,6 @@
 """The engine: a model, made ready for one batch size and a number of threads."""
 
+import math
 import sys
 from dataclasses import dataclass
 from itertools import pairwise
@@ -205,11 +206,8 @@ class Engine:
                 f"{r.remaining_macs:>12,}{f'{r.estimated_us:.2f} µs':>12}{measured:>12}"
             )
         for step in self.plan.steps:
-            if isinstance(step, LayerStep) and step.gate is not None:
-                gated = step.layers[step.gate.layer_index].name
-                lines.append(
-                    f"column gate: {step.gate.computed_columns} of {step.gate.columns} columns of {gated} are computed"
-                )
+            if isinstance(step, LayerStep):
+                lines += _choices(step)
         slow = self._slow_layers()
         if slow:
             lines.append(f"no fast kernel, runs portably: {', '.join(slow)}")
@@ -256,6 +254,19 @@ def _report(layer: FloatLayer | IntegerLayer, kernel: str, share: float, seconds
     measured = None if seconds is None else seconds * 1e6
     macs = layer.weight.size * positions
     return LayerReport(layer.name, layer.kind, precision, pattern, kernel, macs, remaining, estimated, measured)
+
+
+def _choices(step: LayerStep) -> list[str]:
+    """Say which activations the layers of a step choose to compute, or to keep."""
+    lines, gate = [], step.gate
+    if gate is not None:
+        name = step.layers[gate.layer_index].name
+        lines.append(f"column gate: {gate.computed_columns} of {gate.columns} columns of {name} are computed")
+    for layer in step.layers:
+        if isinstance(layer, IntegerLayer) and layer.winners is not None:
+            outputs = math.prod(layer.output_shape)
+            lines.append(f"k-winners: at least {layer.winners:,} of {outputs:,} outputs of {layer.name} stay")
+    return lines
 
 
 def _is_whole(plan: Plan) -> bool:

@@ -25,7 +25,9 @@ class IntegerLayer:
     2. max-pool over acc, if `pool`;
     3. y = float32(acc) * multiplier[o] + offset[o]: two float32 roundings, no fused multiply-add;
     4. the output: y itself if `output_float`, else uint8 clip(rint(y), lowest, 255), rint rounding half to even and
-       `lowest` = output_zero_point after a ReLU, 0 otherwise.
+       `lowest` = output_zero_point after a ReLU, 0 otherwise;
+    5. with `winners`, all but the k largest of a sample's outputs become output_zero_point (real zero). They are
+       compared after the rounding, and all that equal the k-th largest stay.
     """
 
     kind: str  # "conv" or "linear"
@@ -45,6 +47,7 @@ class IntegerLayer:
     groups: int = 1
     name: str = ""  # of the ONNX node, for messages and `explain`
     active: float = 1.0  # the share of the inputs that are expected not to be zero: an estimate, to choose a kernel
+    winners: int | None = None  # k of k-winners, 1 to the number of outputs; None keeps all; never with output_float
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def _needed(steps: list[LayerStep | OperatorStep], output: str) -> list[LayerSte
 
 @dataclass(frozen=True)
 class _Chain:
-    """A layer with the operators absorbed behind it so far: relu(scale * pooled + shift), then the gate."""
+    """A layer with the operators absorbed behind it so far: relu(scale * pooled + shift), then gate or winners."""
 
     tensor: str  # where the chain ends
     outputs: tuple[str, ...]  # of all nodes in it
@@ -83,6 +83,7 @@ class _Chain:
     pool: tuple[int, int] | None = None
     viewed: bool = False
     gate: Node | None = None
+    winners: int | None = None
     grids: tuple[Grid, ...] = ()  # of the quantisations passed
     ends_quantized: bool = False  # nothing but views behind the last of them
 
@@ -100,8 +101,10 @@ def _extend(graph: Graph, chain: _Chain, node: Node, layer: Node, gate_allowed: 
     new = replace(new, ends_quantized=False)
     if node.op == "Relu":
         return replace(new, relu=True)
-    if chain.viewed or chain.gate is not None:
+    if chain.viewed or chain.gate is not None or chain.winners is not None:
         return None
+    if node.op == "KWinners" and integer:
+        return replace(new, winners=node.attributes["k"])
     if node.op == "Affine" and not chain.relu and not chain.grids:
         scale, shift = attributes["scale"], attributes["shift"]
         # Max-pool may run before a factor only if the factor keeps the order; integers are always pooled first.
@@ -163,17 +166,22 @@ def _cut(graph: Graph, chains: list[_Chain]) -> tuple[_Chain, Grid | None]:
     full = chains[-1]
     following = graph.sole_consumer(full.tensor)
     goes_on = following is not None and following.op in ("Conv", "Linear") and _integer_input(graph, following)
+    if goes_on and full.ends_quantized and _clips_nothing(full):
+        return _rectified(full, full.grids), full.grids[-1]
+    # Winners are chosen among integers only.
+    chains = [chain for chain in chains if chain.winners is None]
+    full = chains[-1]
     if full.ends_quantized and _clips_nothing(full):
-        # A grid that begins at zero is a ReLU.
-        inner = full.grids if goes_on or full.tensor == graph.output else full.grids[:-1]
-        relu = full.relu or any(grid.range[0] == 0 for grid in inner)
-        if goes_on:
-            return replace(full, relu=relu), full.grids[-1]
         if full.tensor == graph.output:
-            return replace(full, relu=relu), None
+            return _rectified(full, full.grids), None
         before = next(chain for chain in reversed(chains) if len(chain.grids) < len(full.grids))
-        return replace(before, relu=relu), None
+        return _rectified(before, full.grids[:-1]), None
     return next(chain for chain in reversed(chains) if not chain.grids), None
+
+
+def _rectified(chain: _Chain, grids: tuple[Grid, ...]) -> _Chain:
+    """Return `chain` with a ReLU if one of `grids` begins at zero, which is one."""
+    return replace(chain, relu=chain.relu or any(grid.range[0] == 0 for grid in grids))
 
 
 def _clips_nothing(chain: _Chain) -> bool:
@@ -288,5 +296,6 @@ def _integer_layer(
         output_float=out is None,
         input_shape=shape,
         active=active,
+        winners=chain.winners,
         **_shapes(layer, chain),
     )

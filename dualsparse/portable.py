@@ -223,7 +223,10 @@ class PortableProgram:
                 y = np.where(keep[:, np.newaxis, np.newaxis], y, zero)
             if not getattr(packed.layer, "output_float", True):
                 lowest = packed.layer.output_zero_point if packed.layer.relu else 0
-                y = np.clip(np.rint(y), lowest, 255).astype(np.int16) - np.int16(packed.layer.output_zero_point)
+                y = np.clip(np.rint(y), lowest, 255) - np.float32(packed.layer.output_zero_point)
+                if packed.layer.winners is not None:
+                    y = k_winners([y], {"k": packed.layer.winners})
+                y = y.astype(np.int16)
             if seconds is not None:
                 seconds[index] += perf_counter() - started
         out.reshape(y.shape)[:] = y

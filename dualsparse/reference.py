@@ -62,7 +62,14 @@ def run_integer_layer(layer: IntegerLayer, x: np.ndarray) -> np.ndarray:
     if layer.output_float:
         return np.maximum(y, np.float32(0)) if layer.relu else y
     lowest = layer.output_zero_point if layer.relu else 0
-    return np.clip(np.rint(y), lowest, 255).astype(np.uint8)
+    levels = np.clip(np.rint(y), lowest, 255).astype(np.uint8)
+    return levels if layer.winners is None else _keep_winners(levels, layer.winners, layer.output_zero_point)
+
+
+def _keep_winners(levels: np.ndarray, k: int, zero_point: int) -> np.ndarray:
+    """Return `levels`, uint8 [n, ...], with all that are below the k-th largest of their sample at the zero point."""
+    least = np.sort(levels.reshape(len(levels), -1), axis=1)[:, -k]
+    return np.where(levels >= least.reshape(-1, *[1] * (levels.ndim - 1)), levels, np.uint8(zero_point))
 
 
 def run_float_layer(layer: FloatLayer, x: np.ndarray) -> np.ndarray:

@@ -329,6 +329,8 @@ class BatchedBuilder:
         self._functions: list[str] = []
         self._calls: list[str] = []
         check_layers(layers, quantization)
+        if self.integer and any(layer.winners is not None for layer in layers):
+            raise Unsupported("Winners are chosen sample by sample.")
         if not all(np.count_nonzero(layer.weight) for layer in layers):
             raise Unsupported("All weights of a layer are zero.")
         kinds = [layer.kind for layer in layers]

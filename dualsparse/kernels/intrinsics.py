@@ -392,6 +392,38 @@ def nonzero(typing, value):
 
 
 @intrinsic
+def splat_byte(typing, value):
+    """The lowest byte of an int64 in every byte (vpbroadcastb)."""
+
+    def emit(builder, value):
+        return _splat(builder, builder.trunc(value, ir.IntType(8)), BYTES)
+
+    return _instruction([types.int64], emit)
+
+
+@intrinsic
+def at_least(typing, value, least):
+    """A bit for each unsigned byte that is not below its counterpart (vpcmpub)."""
+
+    def emit(builder, value, least):
+        bits = builder.icmp_unsigned(">=", _cast(builder, value, BYTES), _cast(builder, least, BYTES))
+        return builder.bitcast(bits, _INT64)
+
+    return _instruction([register, register], emit, types.int64)
+
+
+@intrinsic
+def choose_bytes(typing, bits, value, other):
+    """The bytes of a value whose bits are set, those of another elsewhere (vpblendmb)."""
+
+    def emit(builder, bits, value, other):
+        mask = builder.bitcast(bits, ir.VectorType(ir.IntType(1), 64))
+        return builder.select(mask, _cast(builder, value, BYTES), _cast(builder, other, BYTES))
+
+    return _instruction([types.int64, register, register], emit)
+
+
+@intrinsic
 def count_bits(typing, value):
     """How many bits are set (popcnt)."""
     return _instruction(

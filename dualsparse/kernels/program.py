@@ -125,6 +125,8 @@ class _Builder:
         # By layer: the channel at each place of its input buffer, where that isn't the channel of the same number.
         self._channel_orders: dict[int, np.ndarray] = {}
         check_layers(layers, quantization)
+        if gate is not None and any(layer.winners is not None for layer in layers):
+            raise Unsupported("Columns that a gate leaves out hold what an earlier sample left there.")
         if layers[-1].kind != "linear":
             raise Unsupported("The last layer is a convolution.")
         self._first_linear = next(i for i, layer in enumerate(layers) if layer.kind == "linear")
@@ -141,6 +143,8 @@ class _Builder:
                 self._convolution(index)
             else:
                 self._linear(index)
+            if layers[index].winners is not None:
+                self._winners(index)
         self._input(quantization)
 
     def _reserve(self, size: int) -> int:
@@ -483,6 +487,28 @@ class _Builder:
         self.operations.append(Operations(0, products, others, round(layer.active * data.nbytes)))
         self._calls.append([f"{shape.name}(workspace + {buffer.place}, {target}, constants, workspace, inside)"])
         self.kernels.append("events, vpdpbusd")
+
+    def _winners(self, index: int) -> None:
+        """The choice of a layer's winners, in the next one's input."""
+        layer, target = self.layers[index], self.buffers[index + 1]
+        if not layer.relu:
+            raise Unsupported("Bytes between the outputs must be no larger than these.")
+        shape = source.Winners(
+            name=f"winners{index}",
+            k=layer.winners,
+            rows=target.height,
+            row_bytes=target.width * target.channels,
+            step=target.row,
+            zero_point=layer.output_zero_point,
+        )
+        self._functions.append(source.keep_winners(shape))
+        sample = f"workspace + {target.place + target.first}"
+        if target.samples > 1:
+            sample += f" + s * {target.sample}"
+        choose = [f"{shape.name}({sample})"]
+        if layer.kind == "linear":
+            choose = ["for s in range(inside):", "    " + choose[0]]
+        self._calls[index] += choose
 
     def _input(self, quantization: InputQuantization) -> None:
         """The quantisation, which also sums what the gate wants."""

@@ -451,6 +451,34 @@ def input_values(layer: Input) -> str:
 
 
 @dataclass(frozen=True)
+class Winners:
+    """Where the outputs lie among which a layer's winners are chosen."""
+
+    name: str
+    k: int
+    rows: int
+    row_bytes: int  # of a row's outputs, a multiple of 64
+    step: int  # bytes from row to row
+    zero_point: int
+
+
+def keep_winners(winners: Winners) -> str:
+    """The choice of the k largest bytes: their least level bit by bit, from counts, without a branch on the data."""
+    loops = [f"for row in range({winners.rows}):", f"    for place in range(0, {winners.row_bytes}, {REGISTER}):"]
+    place = f"target + row * {winners.step} + place"
+    lines = ["level, bit = 0, 128", "while bit > 0:", "    count, least = 0, splat_byte(level + bit)"]
+    lines += [*indent(loops), f"            count += count_bits(at_least(load({place}), least))"]
+    lines += [f"    level += bit & -np.int64(count >= {winners.k})", "    bit >>= 1"]
+    lines += [f"least, zero = splat_byte(level), splat_byte({winners.zero_point})", *loops]
+    lines += [
+        f"        value = load({place})",
+        f"        store({place}, choose_bytes(at_least(value, least), value, zero))",
+    ]
+    doc = f"Keeps the {winners.k} largest outputs of a sample, and those that equal the least of them."
+    return function(winners.name, "target", doc, lines)
+
+
+@dataclass(frozen=True)
 class Gate:
     """A column gate; `lists` are the places of the earlier layers' lists, and how many columns each layer has."""
 

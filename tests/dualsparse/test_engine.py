@@ -317,6 +317,27 @@ def test_explain_tells_kernels_sparsity_and_work(tmp_path: Path):
     assert "no fast kernel, runs portably: conv0, conv3" in text
 
 
+def test_winners_are_chosen_among_rounded_values(tmp_path: Path):
+    outputs = []
+    for rounded_before in (False, True):
+        builder = ModelBuilder((1, 12, 16), seed=4).quantize(0.02, 100)
+        weight = builder.quantized_weight(builder.weights(8, 1, 5, 5))
+        builder.node("Conv", builder.tensor, weight, builder.constant(builder.weights(8))).infer().node("Relu")
+        if rounded_before:
+            builder.quantize(0.02, 0)
+        builder.k_winners(50).quantize(0.02, 0).flatten()
+        builder.node("MatMul", builder.tensor, builder.quantized_weight(builder.weights(768, 5), 1))
+        builder.shape = (5,)
+        engine = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 3)
+        assert len(engine.kernels) == 2 and "k-winners: at least 50 of 768 outputs of conv" in engine.explain(
+            measure=False
+        )
+        x = random_input(builder, 3)
+        outputs.append(engine.run(x))
+    assert np.array_equal(*outputs)
+    assert_close(outputs[1], run_onnxruntime(builder.content(), x, optimise=False), tolerance=1e-3)
+
+
 @pytest.mark.skipif(not host_features() >= REQUIRED, reason="this CPU has no compiled programs")
 def test_explain_names_events_behind_winners(tmp_path: Path):
     builder = ModelBuilder((2, 20, 20), seed=4).quantize(0.02, 100)

@@ -123,6 +123,24 @@ def test_speech_network():
 
 
 @needs_vbmi
+@pytest.mark.parametrize(("outputs", "zero_point", "k"), [(64, 0, 300), (20, 7, 1), (20, 0, 1000)])
+def test_winners(outputs, zero_point, k):
+    """Also where bytes without an output lie between the outputs, and where all or only one output wins."""
+    network = Network(3, (1, 18, 32), 50)
+    network.conv(outputs, (5, 5), pool=(2, 2), winners=k, zero_point=zero_point)
+    network.conv(70, (3, 3), density=0.2, padding=(1, 1, 1, 1), winners=400, zero_point=zero_point)
+    network.linear(150, density=0.2, winners=20, zero_point=zero_point).linear(12, last=True, relu=False)
+    assert_exact(network)
+
+
+@needs_vbmi
+def test_winners_beside_a_gate_have_no_program():
+    network = Network(3, (1, 18, 32), 50).conv(64, (5, 5), winners=100).linear(12, last=True)
+    assert network.program() is not None
+    assert network.program(replace(GATE, layer_index=0, columns=3)) is None
+
+
+@needs_vbmi
 def test_linear_layer_whose_weights_exceed_the_first_level_cache():
     """1600 x 128 weights with 8 of 64 take 51 KB."""
     network = Network(6, (64, 5, 5), 40)

@@ -104,6 +104,9 @@ def quantized_networks(draw: st.DrawFn) -> ModelBuilder:
         if relu:
             builder.node("Relu")
         scale, zero_point = random_grid(draw, relu)
+        if draw(st.booleans()):
+            # What is rounded already is ranked as integers are.
+            builder.quantize(scale, zero_point).k_winners(draw(st.integers(1, int(np.prod(builder.shape)))))
         builder.quantize(scale, zero_point)
     builder.flatten()
     outputs = draw(st.integers(1, 9))

@@ -351,7 +351,8 @@ def fit(
     total_steps = batches * settings.epochs
     model.train()
     # On a CPU, convolutions over interleaved channels are much faster.
-    model.to(memory_format=torch.channels_last)
+    for network in filter(None, (model, teacher)):
+        network.to(memory_format=torch.channels_last)
     decayed = [weight for weight in model.parameters() if weight.dim() > 1]
     others = [weight for weight in model.parameters() if weight.dim() == 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
