@@ -228,6 +228,11 @@ def test_a_rare_class_comes_as_often_as_the_others_and_the_words_of_a_class_equa
     assert [len(rows) for rows in drawn] == [8, 8] and drawn[0] != drawn[1]
 
 
+def test_a_network_may_override_any_setting() -> None:
+    settings = settings_from({"noise": 0.4, "epochs": 3}, {"noise": 0.1, "start": "dense", "batch_size": 16})
+    assert settings == Settings(noise=0.1, epochs=3, batch_size=16)
+
+
 def test_unknown_words_are_spliced_from_two_other_words(data: TrainingData) -> None:
     rows = torch.arange(len(data.labels))
     labels = data.labels

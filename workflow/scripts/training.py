@@ -29,13 +29,11 @@ EVALUATION_BATCH = 256
 #: For mallopt(3): never give memory back (M_TRIM_THRESHOLD), ask for much at a time (M_TOP_PAD), and take no block from
 #: elsewhere (M_MMAP_MAX).
 MALLOC_SETTINGS = {-1: 2**31 - 1, -2: 2**28, -4: 0}
-#: Settings that one network may have otherwise than the others.
-OWN_SETTINGS = ("epochs", "learning_rate", "mixup", "distillation")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The `training:` section of the configuration. A network may override the settings named in `OWN_SETTINGS`."""
+    """The `training:` section of the configuration. A network's own entry may override any of it."""
 
     epochs: int = 10
     batch_size: int = 64
@@ -63,7 +61,7 @@ def settings_from(training: dict, spec: dict) -> Settings:
     for name in training:
         if name not in known:
             raise InputError(f"training: unknown key {name!r}, expected one of {sorted(known)}")
-    own = {name: spec[name] for name in OWN_SETTINGS if name in spec}
+    own = {name: spec[name] for name in known if name in spec}
     settings = Settings(**{**training, **own})
     for name, value in asdict(settings).items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
