@@ -78,6 +78,12 @@ def trained(network, file, seed="{seed}"):
     return f"results/{study.trainer(config, network)}/{DATA}/{network}/seed{seed}/{file}"
 
 
+def teacher_model(wildcards):
+    """The trained network whose opinions a network learns, or nothing."""
+    teacher = study.teacher(config, wildcards.network)
+    return trained(teacher, "model.pt", wildcards.seed) if teacher else []
+
+
 def from_checkpoint(wildcards):
     """The trained network itself, for tools that do not read ONNX."""
     return trained(wildcards.network, "model.pt", wildcards.seed)

@@ -5,6 +5,7 @@ rule train:
     input:
         data=f"results/prepare_dataset/{DATA}/dataset.json",
         features=f"results/extract_features/{DATA}/test.npz",
+        teacher=teacher_model,
         environment=environment("train"),
         code=sources("train"),
     output:
@@ -24,11 +25,12 @@ rule train:
         folder=lambda wildcards, output: os.path.dirname(output[0]),
         spec=lambda wildcards: as_json(study.training_spec(config, wildcards.network)),
         training=as_json(config["training"]),
+        teacher=lambda wildcards, input: f"--teacher {input.teacher}" if input.teacher else "",
     message:
         "Training {wildcards.network}, seed {wildcards.seed}"
     shell:
         "{params.python} workflow/scripts/train.py --data {params.data} --features {params.features} "
-        "--network {wildcards.network} --spec {params.spec:q} --training {params.training:q} "
+        "--network {wildcards.network} --spec {params.spec:q} --training {params.training:q} {params.teacher} "
         "--seed {wildcards.seed} --threads {threads} --out {params.folder} 2>&1 | tee {log}"
 
 
@@ -37,7 +39,7 @@ rule prune:
         data=f"results/prepare_dataset/{DATA}/dataset.json",
         features=f"results/extract_features/{DATA}/test.npz",
         start=lambda wildcards: trained(config["networks"][wildcards.network]["start"], "model.pt", wildcards.seed),
-        teacher=lambda wildcards: trained(study.teacher(config, wildcards.network), "model.pt", wildcards.seed),
+        teacher=teacher_model,
         environment=environment("train"),
         code=sources("prune"),
     output:

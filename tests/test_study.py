@@ -55,6 +55,12 @@ def test_the_default_configuration_is_valid():
         ("networks.dense", {"column_gate": 0}, r"networks\.dense\.column_gate: expected .* from 1 to 5, got 0"),
         ("networks.dense", {"seeds": [2]}, r"networks\.dense\.seeds: expected 1 in it, the seed that is measured"),
         ("networks.dense", {"start": "dense"}, r"networks\.dense\.start: dense -> dense goes in a circle"),
+        (
+            "networks.dense",
+            {"teacher": "pruned"},
+            r"networks\.pruned\.start: dense -> pruned -> dense goes in a circle",
+        ),
+        ("networks.sparse_dense", {"teacher": "dance"}, r"networks\.sparse_dense\.teacher: 'dance' is unknown"),
     ],
 )
 def test_a_wrong_configuration_is_one_clear_sentence(path, value, message):
@@ -98,7 +104,14 @@ def test_a_network_may_have_seeds_of_its_own_which_do_not_concern_its_training()
 
 def test_the_teacher_is_where_the_chain_begins():
     config = {"networks": {"dense": {}, "pruned": {"start": "dense"}, "gated": {"start": "pruned"}}}
-    assert [study.teacher(config, name) for name in ("pruned", "gated")] == ["dense", "dense"]
+    assert [study.teacher(config, name) for name in ("dense", "pruned", "gated")] == [None, "dense", "dense"]
+
+
+def test_a_network_may_name_its_teacher():
+    networks = {"dense": {}, "sparse": {"teacher": "dense"}, "pruned": {"start": "sparse", "teacher": "dense"}}
+    config = {"networks": networks}
+    assert [study.teacher(config, name) for name in ("sparse", "pruned")] == ["dense", "dense"]
+    assert study.trainer(config, "sparse") == "train"
 
 
 def test_model_paths_follow_the_engine_and_precision():

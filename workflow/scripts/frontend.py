@@ -74,7 +74,7 @@ def mel_places(factor: torch.Tensor) -> torch.Tensor:
     """
     bands = PARAMETERS["n_mels"]
     highest = 2595 * math.log10(1 + SAMPLE_RATE / 2 / 700)
-    mel = torch.arange(1, bands + 1) * highest / (bands + 1)
+    mel = torch.arange(1, bands + 1, device=factor.device) * highest / (bands + 1)
     frequency = 700 * (10 ** (mel / 2595) - 1) / factor
     return 2595 * torch.log10(1 + frequency / 700) * (bands + 1) / highest - 1
 

@@ -14,10 +14,28 @@ from pathlib import Path
 import torch
 
 from files import InputError, run_program
-from network import GscCnn, build_network, load_network
-from sparsity import Masks, apply_masks, global_sparsities, group_first_outputs, magnitude_masks, verify_masks
+from network import GscCnn, build_network
+from sparsity import (
+    Masks,
+    apply_masks,
+    global_sparsities,
+    group_first_outputs,
+    magnitude_masks,
+    masks_on,
+    verify_masks,
+)
 from sparsity_patterns import LAYERS, effective_pattern
-from training import TrainingData, fit, prepare_process, save_results, settings_from, training_parser
+from training import (
+    CPU,
+    TrainingData,
+    fit,
+    load_for,
+    prepare_process,
+    save_results,
+    settings_from,
+    training_device,
+    training_parser,
+)
 
 #: Share of the training in which weights are removed.
 PRUNING_SHARE = 0.5
@@ -84,13 +102,13 @@ class PatternMasks:
 class GradualPruning:
     """The hook of the training loop: chooses new masks when they are due, and applies them after every step."""
 
-    def __init__(self, model: GscCnn, spec: dict) -> None:
-        self.model = model
+    def __init__(self, model: GscCnn, spec: dict, device: torch.device = CPU) -> None:
+        self.model, self.device = model, device
         self.masks: Masks = {}
         self.update = 0
         if _is_pruned(model, spec):
             # A network that starts from a pruned one: its masks stay.
-            self.masks = {name: getattr(model, name).weight != 0 for name in LAYERS}
+            self.masks = masks_on(device, {name: getattr(model, name).weight != 0 for name in LAYERS})
             self.update = UPDATES
             return
         pattern = spec.get("pattern", "unstructured")
@@ -107,7 +125,7 @@ class GradualPruning:
         due = min(UPDATES, int(UPDATES * step / (PRUNING_SHARE * total_steps)))
         # A resumed training chooses once more at its step: what was zero then is still smallest now.
         if due > self.update:
-            self.masks = self.choose(self.model, due)
+            self.masks = masks_on(self.device, self.choose(self.model, due))
             self.update = due
         apply_masks(self.model, self.masks)
 
@@ -119,18 +137,6 @@ def _is_pruned(model: GscCnn, spec: dict) -> bool:
     except InputError:
         return False
     return True
-
-
-def load_for(path: Path, classes: list[str]) -> GscCnn:
-    """Read a trained network.
-
-    Raises:
-        InputError: the file is no network, or one for other classes.
-    """
-    model, record = load_network(path)
-    if record["classes"] != classes:
-        raise InputError(f"{path}: expected a network for the classes {classes}, found {record['classes']}")
-    return model
 
 
 def begin(start: GscCnn, spec: dict, classes: int) -> GscCnn:
@@ -146,11 +152,11 @@ def prune(options: argparse.Namespace) -> None:
     spec = json.loads(options.spec)
     settings = settings_from(json.loads(options.training), spec)
     prepare_process(options.seed, options.threads)
-    data = TrainingData(options.data, options.features)
+    data = TrainingData(options.data, options.features, training_device())
     start = load_for(options.start, data.classes)
     teacher = load_for(options.teacher, data.classes) if options.teacher else start
     model = begin(start, spec, len(data.classes))
-    pruning = GradualPruning(model, spec) if spec.get("sparsity") else None
+    pruning = GradualPruning(model, spec, data.device) if spec.get("sparsity") else None
     checkpoint = options.out / "checkpoint.pt"
     history = fit(model, data, settings, seed=options.seed, after_step=pruning, teacher=teacher, checkpoint=checkpoint)
     verify_masks(model, spec)
@@ -161,7 +167,6 @@ def prune(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = training_parser(__doc__.splitlines()[0])
     parser.add_argument("--start", type=Path, required=True, help="model.pt of the trained network to start from")
-    parser.add_argument("--teacher", type=Path, help="model.pt of the network to learn from (default: --start)")
     prune(parser.parse_args(arguments))
 
 

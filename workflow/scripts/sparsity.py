@@ -54,8 +54,13 @@ def magnitude_masks(model: nn.Module, sparsity: Sparsity, pattern: str) -> Masks
     """
     if not isinstance(sparsity, dict):
         sparsity = global_sparsities(model, sparsity, pattern)
-    weights = {name: getattr(model, name).weight.detach() for name in sparsity}
+    weights = {name: getattr(model, name).weight.detach().cpu() for name in sparsity}
     return {name: layer_mask(name, weights[name].abs(), value, pattern) for name, value in sparsity.items()}
+
+
+def masks_on(device: torch.device, masks: Masks) -> Masks:
+    """Return the masks on `device`. They are chosen on the CPU, and applied where the model is."""
+    return {name: mask.to(device) for name, mask in masks.items()}
 
 
 def apply_masks(model: nn.Module, masks: Masks) -> None:

@@ -17,6 +17,8 @@ from engines import engine_class, engine_names
 from files import InputError
 from sparsity_patterns import check_spec
 
+#: The keys of a network's entry that name another network, which is trained first.
+DEPENDENCIES = {"start", "teacher"}
 SCRIPTS = Path(__file__).parent
 ROOT = SCRIPTS.parents[1]
 
@@ -96,17 +98,20 @@ def validate(config: dict, source: str = "config.yaml") -> None:
         check_spec(spec, f"{source}: networks.{name}")
         if (measured := config["seeds"][0]) not in seeds(config, name):
             raise InputError(f"{source}: networks.{name}.seeds: expected {measured} in it, the seed that is measured")
-        if "start" in spec:
-            known([spec["start"]], list(config["networks"]), f"networks.{name}.start")
-            _check_start(config["networks"], name, source)
+        for key in DEPENDENCIES & spec.keys():
+            known([spec[key]], list(config["networks"]), f"networks.{name}.{key}")
+    for name in config["networks"]:
+        _check_dependencies(config["networks"], [name], source)
 
 
-def _check_start(networks: dict, name: str, source: str) -> None:
-    seen = [name]
-    while (start := networks.get(seen[-1], {}).get("start")) is not None:
-        if start in seen:
-            raise InputError(f"{source}: networks.{name}.start: {' -> '.join([*seen, start])} goes in a circle")
-        seen.append(start)
+def _check_dependencies(networks: dict, chain: list[str], source: str) -> None:
+    """Check that no network needs, over others, itself; `chain` is a way from a network to one that it needs."""
+    for key in sorted(DEPENDENCIES & networks[chain[-1]].keys()):
+        needed = networks[chain[-1]][key]
+        if needed in chain:
+            circle = " -> ".join([*chain[chain.index(needed) :], needed])
+            raise InputError(f"{source}: networks.{chain[-1]}.{key}: {circle} goes in a circle")
+        _check_dependencies(networks, [*chain, needed], source)
 
 
 def cases(config: dict) -> list[Case]:
@@ -144,9 +149,15 @@ def training_spec(config: dict, network: str) -> dict:
     return {key: value for key, value in config["networks"][network].items() if key != "seeds"}
 
 
-def teacher(config: dict, network: str) -> str:
-    """Return the network whose opinions a pruned one learns: the one at the beginning of its chain of `start`."""
-    while (start := config["networks"][network].get("start")) is not None:
+def teacher(config: dict, network: str) -> str | None:
+    """Return the network whose opinions `network` learns, if any.
+
+    It is the one that its entry names; else, for a pruned network, the one at the beginning of its chain of `start`.
+    """
+    networks = config["networks"]
+    if "teacher" in networks[network] or "start" not in networks[network]:
+        return networks[network].get("teacher")
+    while (start := networks[network].get("start")) is not None:
         network = start
     return network
 

@@ -18,10 +18,11 @@ from torch.nn import functional
 from extract_features import read_clips
 from files import InputError, atomic_path, read_json, write_json
 from frontend import MARGIN, PARAMETERS, STEPS, as_features, mel_places
-from network import LAYERS, GscCnn, KWinners, layer_table, save_network
+from network import LAYERS, GscCnn, KWinners, layer_table, load_network, save_network
 from progress import Progress
 from speech_commands import SAMPLE_RATE, SILENCE, UNKNOWN
 
+CPU = torch.device("cpu")
 CHECKPOINT_INTERVAL_S = 30
 #: Steps between two updates of the moving average.
 AVERAGE_INTERVAL = 8
@@ -81,6 +82,7 @@ def training_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--network", required=True, help="its name in the configuration")
     parser.add_argument("--spec", default="{}", help="JSON object: its entry in the configuration")
     parser.add_argument("--training", default="{}", help="JSON object: the configuration's training section")
+    parser.add_argument("--teacher", type=Path, help="model.pt of a network whose opinions are learnt")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
@@ -101,27 +103,36 @@ def prepare_process(seed: int, threads: int) -> None:
             library.mallopt(setting, value)
 
 
+def training_device() -> torch.device:
+    """Return where trainings run: on a GPU, if torch finds one (CUDA_VISIBLE_DEVICES= hides it)."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class TrainingData:
     """What a training reads: clips and noise as spectrograms, validation and test as features.
 
+    All but the test, which is always taken on the CPU, lies on `device`.
+
     Attributes:
-        spectrograms: float16 decibel [n, mel, frames], mapped from disk; labels: int64 [n].
+        spectrograms: float16 decibel [n, mel, frames], on a CPU mapped from disk; labels: int64 [n].
         noise: float32 power [mel, frames], all recordings of background noise.
         validation, test: (features, labels).
         mean, std: of the training features in decibel.
         description: the data set's `dataset.json`.
     """
 
-    def __init__(self, data: Path, features: Path) -> None:
+    def __init__(self, data: Path, features: Path, device: torch.device = CPU) -> None:
+        self.device = device
         self.description = read_json(data / "dataset.json")
         self.classes = self.description["classes"]
-        self.spectrograms = np.load(features / "train.npy", mmap_mode="r")
+        # Copy on write: torch wants memory that might be written.
+        self.spectrograms = torch.from_numpy(np.load(features / "train.npy", mmap_mode="c")).to(device)
         labels, words = read_clips(data / "train.csv")
-        self.labels = torch.from_numpy(labels)
-        self.noise = to_power(torch.from_numpy(np.load(features / "noise.npy")).float())
+        self.labels = torch.from_numpy(labels).to(device)
+        self.noise = to_power(torch.from_numpy(np.load(features / "noise.npy")).float()).to(device)
         front_end = read_json(features / "frontend.json")
         self.mean, self.std = front_end["mean"], front_end["std"]
-        self.validation = self._features(features / "validation.npz")
+        self.validation = tuple(part.to(device) for part in self._features(features / "validation.npz"))
         self.test = self._features(features / "test.npz")
         rows_of_words = defaultdict(list)
         for row, (label, word) in enumerate(zip(labels, words, strict=True)):
@@ -129,7 +140,7 @@ class TrainingData:
         #: The rows of each class, word by word: all but `unknown` have one word.
         self._rows: list[list[torch.Tensor]] = [[] for _ in self.classes]
         for (label, _), rows in sorted(rows_of_words.items()):
-            self._rows[label].append(torch.tensor(rows))
+            self._rows[label].append(torch.tensor(rows, device=device))
         #: Clips of each class in an epoch: all classes are tested equally often, so all are trained equally often.
         self._clips_per_class = max(
             sum(map(len, words))
@@ -149,18 +160,19 @@ class TrainingData:
         Clips of rarer classes come more than once; of the many unknown words, each epoch draws others. All words of a
         class have equal shares, or a few frequent ones would be all that `unknown` means.
         """
+
+        def shuffled(rows: torch.Tensor) -> torch.Tensor:
+            return rows[torch.randperm(len(rows), generator=generator, device=self.device)]
+
         drawn = []
         for words in self._rows:
             share = math.ceil(self._clips_per_class / len(words))
             of_class = []
             for rows in words:
                 repeats = math.ceil(share / len(rows))
-                shuffled = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(repeats)]
-                of_class.append(torch.cat(shuffled)[:share])
-            of_class = torch.cat(of_class)
-            drawn.append(of_class[torch.randperm(len(of_class), generator=generator)][: self._clips_per_class])
-        order = torch.cat(drawn)
-        return order[torch.randperm(len(order), generator=generator)]
+                of_class.append(torch.cat([shuffled(rows) for _ in range(repeats)])[:share])
+            drawn.append(shuffled(torch.cat(of_class))[: self._clips_per_class])
+        return shuffled(torch.cat(drawn))
 
 
 class Augmentation:
@@ -175,7 +187,7 @@ class Augmentation:
 
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Return normalised features, [batch, 1, mel, time], of the training clips `rows`."""
-        decibel = torch.from_numpy(self.data.spectrograms[rows.numpy()]).float()
+        decibel = self.data.spectrograms[rows].float()
         decibel = self.disturb(self.splice(decibel, rows, generator), generator)
         return self.mask((as_features(decibel) - self.data.mean) / self.data.std, generator)
 
@@ -185,18 +197,19 @@ class Augmentation:
         There are far more words than a data set has, and many begin or end like one of the classes.
         """
         labels = self.data.labels[rows]
-        drawn = torch.rand(len(rows), generator=generator) < self.settings.splices
+        device = decibel.device
+        drawn = torch.rand(len(rows), generator=generator, device=device) < self.settings.splices
         chosen = (drawn & (labels == self.data.classes.index(UNKNOWN))).nonzero().flatten()
         if len(chosen) == 0:
             return decibel
-        first, second = torch.randint(len(rows), (2, len(chosen)), generator=generator)
+        first, second = torch.randint(len(rows), (2, len(chosen)), generator=generator, device=device)
         # Two different words, neither of them silence: otherwise the clip stays as it is.
         differ = labels[first] != labels[second]
         for part in (first, second):
             differ &= labels[part] != self.data.classes.index(SILENCE)
         chosen, first, second = chosen[differ], first[differ], second[differ]
         # Recordings have their word near the middle. A frame whose window reaches over the joint hears both.
-        time_axis = torch.arange(decibel.shape[2]) - (decibel.shape[2] - 1) / 2
+        time_axis = torch.arange(decibel.shape[2], device=device) - (decibel.shape[2] - 1) / 2
         window = PARAMETERS["n_fft"] * STEPS / PARAMETERS["hop_length"]
         weight = (time_axis / window + 0.5).clamp(0, 1)
         spliced = decibel.clone()
@@ -205,17 +218,17 @@ class Augmentation:
 
     def disturb(self, decibel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Return `decibel`, [batch, mel, frames], as [batch, mel, time]: elsewhere, faster or slower, in noise."""
-        batch, bands, frames = decibel.shape
+        (batch, bands, frames), device = decibel.shape, decibel.device
         times = (frames - 2 * MARGIN) // STEPS + 1
 
         def uniform(low: float, high: float) -> torch.Tensor:
-            return low + (high - low) * torch.rand(batch, 1, generator=generator)
+            return low + (high - low) * torch.rand(batch, 1, generator=generator, device=device)
 
         settings = self.settings
         # Speed (with its pitch) and shift are one reading of the spectrogram at other places, between four values each.
         speed = uniform(1 - settings.speed, 1 + settings.speed)
         longest_shift = settings.shift_ms / 1000 * SAMPLE_RATE / PARAMETERS["hop_length"] * STEPS
-        centred = (torch.arange(times) - (times - 1) / 2) * STEPS
+        centred = (torch.arange(times, device=device) - (times - 1) / 2) * STEPS
         time_place = (centred * speed + uniform(-longest_shift, longest_shift)) / ((frames - 1) / 2)
         mel_place = mel_places(speed) / ((bands - 1) / 2) - 1
         grid = torch.stack(
@@ -223,8 +236,9 @@ class Augmentation:
         )
         moved = functional.grid_sample(decibel.unsqueeze(1), grid, padding_mode="border", align_corners=True)
         power = to_power(moved.squeeze(1) + uniform(-settings.gain_db, settings.gain_db).unsqueeze(2))
-        starts = torch.randint(self.data.noise.shape[1] - STEPS * times + 1, (batch, 1), generator=generator)
-        background = self.data.noise[:, starts + STEPS * torch.arange(times)].transpose(0, 1)
+        latest = self.data.noise.shape[1] - STEPS * times
+        starts = torch.randint(latest + 1, (batch, 1), generator=generator, device=device)
+        background = self.data.noise[:, starts + STEPS * torch.arange(times, device=device)].transpose(0, 1)
         # Data sets record their noise at any volume: what counts is how loud it is beside the word. A fifth of the
         # clips stays as clean as it was recorded.
         share = uniform(0, settings.noise) * (uniform(0, 1) < 0.8)
@@ -235,9 +249,9 @@ class Augmentation:
         """Hide a random run of frames and of mel bands of each sample behind the mean, which is 0 (SpecAugment)."""
         for axis, longest in ((3, self.settings.mask_frames), (2, self.settings.mask_mels)):
             size, shape = x.shape[axis], [len(x), 1, 1, 1]
-            length = torch.rand(shape, generator=generator) * (longest + 1)
-            start = torch.rand(shape, generator=generator) * (size + 1 - length.floor())
-            index = torch.arange(size).reshape([-1 if i == axis else 1 for i in range(4)])
+            length = torch.rand(shape, generator=generator, device=x.device) * (longest + 1)
+            start = torch.rand(shape, generator=generator, device=x.device) * (size + 1 - length.floor())
+            index = torch.arange(size, device=x.device).reshape([-1 if i == axis else 1 for i in range(4)])
             x = x.masked_fill((index >= start.floor()) & (index < start.floor() + length.floor()), 0)
         return x
 
@@ -307,14 +321,27 @@ def soft_targets(labels: torch.Tensor, classes: int, smoothing: float) -> torch.
     return functional.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
 
 
-def mixed_precision(model: GscCnn) -> torch.autocast:
-    """Return a context that multiplies in bfloat16 where the CPU does so natively, twice as fast, and else in float32.
+def mixed_precision(model: GscCnn, device: torch.device) -> torch.autocast:
+    """Return a context that multiplies in bfloat16 where a CPU does so natively, twice as fast, and else in float32.
 
-    k-winners stay in float32: in the eight bits of a bfloat16 many units would be equally good winners.
+    On a GPU this small a network waits for its launches, not for its arithmetic. k-winners stay in float32: in the
+    eight bits of a bfloat16 many units would be equally good winners.
     """
-    supported = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    supported = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
     ranked = any(isinstance(module, KWinners) for module in model.modules())
-    return torch.autocast("cpu", torch.bfloat16, enabled=supported and not ranked)
+    return torch.autocast(device.type, torch.bfloat16, enabled=supported and not ranked)
+
+
+def load_for(path: Path, classes: list[str]) -> GscCnn:
+    """Read a trained network.
+
+    Raises:
+        InputError: the file is no network, or one for other classes.
+    """
+    model, record = load_network(path)
+    if record["classes"] != classes:
+        raise InputError(f"{path}: expected a network for the classes {classes}, found {record['classes']}")
+    return model
 
 
 def fit(
@@ -327,7 +354,7 @@ def fit(
     teacher: GscCnn | None = None,
     checkpoint: Path | None = None,
 ) -> list[dict]:
-    """Train `model` in place; at the end it holds the averaged weights.
+    """Train `model` in place where `data` lies; at the end it is on the CPU and holds the averaged weights.
 
     The number of epochs is fixed and the learning rate falls to zero over them, so that nothing is selected by a
     look at the validation split: its accuracy is only told.
@@ -350,18 +377,18 @@ def fit(
     model.train()
     # On a CPU, convolutions over interleaved channels are much faster.
     for network in filter(None, (model, teacher)):
-        network.to(memory_format=torch.channels_last)
+        network.to(data.device, memory_format=torch.channels_last)
     decayed = [weight for weight in model.parameters() if weight.dim() > 1]
     others = [weight for weight in model.parameters() if weight.dim() == 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     average = Average(model, total_steps)
     augmentation = Augmentation(data, settings)
-    arithmetic = mixed_precision(model)
+    arithmetic = mixed_precision(model, data.device)
     history: list[dict] = []
     fingerprint = {"settings": asdict(settings), "seed": seed, "total_steps": total_steps}
     if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location=data.device, weights_only=True)
         if state["fingerprint"] == fingerprint:
             model.load_state_dict(state["model"])
             average.state = state["average"]
@@ -372,7 +399,7 @@ def fit(
     progress.start_at(len(history) * batches)
     for epoch in range(len(history), settings.epochs):
         started, loss_sum = time.monotonic(), 0.0
-        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        generator = torch.Generator(data.device).manual_seed(seed * 100_003 + epoch)
         order = data.epoch_order(generator)
         for batch in range(batches):
             step = epoch * batches + batch
@@ -420,7 +447,7 @@ def fit(
                 torch.save({**state, "history": history, "fingerprint": fingerprint}, partial)
             saved = time.monotonic()
     model.load_state_dict(average.state)
-    model.to(memory_format=torch.contiguous_format)
+    model.to("cpu", memory_format=torch.contiguous_format)
     model.eval()
     return history
 
@@ -430,10 +457,10 @@ def mix(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Blend each sample and its target with another of the batch (mixup), in shares drawn from Beta(p, p)."""
     # The ratio of two gamma variables is a beta variable; NumPy draws them from a seed of the generator's.
-    seed = int(torch.randint(2**62, (), generator=generator))
+    seed = int(torch.randint(2**62, (), generator=generator, device=x.device))
     share = np.random.default_rng(seed).beta(parameter, parameter, size=len(x)).astype(np.float32)
-    share = torch.from_numpy(np.maximum(share, 1 - share))
-    other = torch.randperm(len(x), generator=generator)
+    share = torch.from_numpy(np.maximum(share, 1 - share)).to(x.device)
+    other = torch.randperm(len(x), generator=generator, device=x.device)
     return (
         torch.lerp(x[other], x, share.reshape(-1, 1, 1, 1)),
         torch.lerp(targets[other], targets, share.reshape(-1, 1)),
