@@ -16,7 +16,8 @@ import train
 import training
 from files import InputError
 from frontend import MARGIN, STEPS, LogMel
-from network import build_network, load_network
+from network import build_network, load_network, save_network
+from sparsity import apply_masks, masks_on
 from training import Augmentation, Settings, TrainingData, fit, predict, settings_from
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3}
@@ -127,6 +128,34 @@ def test_a_teacher_is_followed(data: TrainingData) -> None:
     assert history[-1]["validation_accuracy"] > 0.8
     for name, value in teacher.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_program_learns_from_the_teacher_it_is_given(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    teacher = fresh()
+    # It has one opinion about everything.
+    teacher.linear2.weight.data.zero_()
+    teacher.linear2.weight.data[2] = 1.0
+    classes = json.loads((tiny[0] / "dataset.json").read_text())["classes"]
+    save_network(tmp_path / "teacher.pt", teacher, network="teacher", spec={}, classes=classes)
+    settings = json.dumps({**SETTINGS, "epochs": 8, "distillation": 1.0})
+    arguments = ["--data", tiny[0], "--features", tiny[1], "--teacher", tmp_path / "teacher.pt", "--training", settings]
+    train.main([str(argument) for argument in (*arguments, "--network", "sparse", "--out", tmp_path)])
+    assert (np.load(tmp_path / "logits.npy").argmax(axis=1) == 2).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("spec", [{}, {"k_winners": {"act1": 0.2, "act3": 0.2}}, {"column_gate": "pair"}])
+def test_a_gpu_trains_the_same_network(tiny: tuple[Path, Path], spec: dict) -> None:
+    data = TrainingData(*tiny, torch.device("cuda"))
+    teacher, model = fresh(), build_network(spec, 5)
+    masks = {"conv2": torch.rand(model.conv2.weight.shape) < 0.5}
+    on_gpu = masks_on(data.device, masks)
+    settings = Settings(**SETTINGS, mixup=0.3, splices=0.3, distillation=0.1)
+    history = fit(model, data, settings, seed=1, after_step=lambda *_: apply_masks(model, on_gpu), teacher=teacher)
+    assert history[-1]["validation_accuracy"] > 0.8
+    assert (model.conv2.weight[~masks["conv2"]] == 0).all()
+    x, labels = data.test
+    assert (predict(model, x).argmax(1) == labels).double().mean() > 0.8
 
 
 def spectrograms(clips: torch.Tensor) -> torch.Tensor:
