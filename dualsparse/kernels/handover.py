@@ -9,7 +9,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .intrinsics import address_of, load_int64
+from .intrinsics import address_of, load_int64, pointer
 
 #: Bytes from slot to slot: a cache line, and the next one, which processors fetch with it.
 SLOT_BYTES = 128
@@ -21,7 +21,7 @@ _INT64, _NOTHING = ir.IntType(64), ir.VoidType()
 
 
 def _word(builder, address) -> ir.Value:
-    return builder.inttoptr(address, _INT64.as_pointer())
+    return pointer(builder, address, _INT64)
 
 
 @intrinsic

@@ -58,7 +58,15 @@ def _cast(builder, value, vector: ir.Type):
     return builder.bitcast(value, vector)
 
 
-def _pointer(builder, address, pointee: ir.Type):
+def pointer(builder, address, pointee: ir.Type):
+    """The address as a pointer, in a function to which address 0 is like any other.
+
+    Where LLVM makes machine code, it writes sums of addresses as offsets from the null pointer. Numba has it optimise
+    that form once more when another function calls this one, and what goes through null, LLVM takes for unreachable:
+    whole layers would vanish.
+    """
+    # llvmlite refuses attributes that it doesn't know; LLVM knows this one.
+    set.add(builder.function.attributes, "null_pointer_is_valid")
     return builder.inttoptr(address, pointee.as_pointer())
 
 
@@ -84,7 +92,7 @@ def load(typing, address):
     """64 bytes (vmovdqu64; as an operand of vpermb or vpdpbusd, no instruction at all)."""
 
     def emit(builder, address):
-        return builder.load(_pointer(builder, address, DOUBLEWORDS), align=1)
+        return builder.load(pointer(builder, address, DOUBLEWORDS), align=1)
 
     return _instruction([types.int64], emit)
 
@@ -94,7 +102,7 @@ def store(typing, address, value):
     """64 bytes (vmovdqu64)."""
 
     def emit(builder, address, value):
-        builder.store(value, _pointer(builder, address, DOUBLEWORDS), align=1)
+        builder.store(value, pointer(builder, address, DOUBLEWORDS), align=1)
 
     return _instruction([types.int64, register], emit, types.void)
 
@@ -104,20 +112,7 @@ def broadcast(typing, address):
     """4 bytes into every doubleword (vpbroadcastd from memory: it takes a load port only, no arithmetic port)."""
 
     def emit(builder, address):
-        return _splat(builder, builder.load(_pointer(builder, address, ir.IntType(32)), align=1), DOUBLEWORDS)
-
-    return _instruction([types.int64], emit)
-
-
-@intrinsic
-def broadcast_quarter(typing, address):
-    """16 bytes into every quarter (vbroadcasti32x4 from memory, on a load port like `broadcast`)."""
-
-    def emit(builder, address):
-        quarter = ir.VectorType(ir.IntType(32), 4)
-        value = builder.load(_pointer(builder, address, quarter), align=1)
-        places = ir.Constant(DOUBLEWORDS, [number % 4 for number in range(DOUBLEWORDS.count)])
-        return builder.shuffle_vector(value, ir.Constant(quarter, ir.Undefined), places)
+        return _splat(builder, builder.load(pointer(builder, address, ir.IntType(32)), align=1), DOUBLEWORDS)
 
     return _instruction([types.int64], emit)
 
@@ -282,7 +277,7 @@ def store_bytes(typing, address, value):
     def emit(builder, address, value):
         low = _call(builder, "llvm.umin.v16i32", DOUBLEWORDS, [value, ir.Constant(DOUBLEWORDS, [255] * 16)])
         quarter = ir.VectorType(ir.IntType(8), 16)
-        builder.store(builder.trunc(low, quarter), _pointer(builder, address, quarter), align=1)
+        builder.store(builder.trunc(low, quarter), pointer(builder, address, quarter), align=1)
 
     return _instruction([types.int64, register], emit, types.void)
 
@@ -302,7 +297,7 @@ def _scalar_load(kind: types.Type, pointee: ir.Type, widen):
     @intrinsic
     def scalar_load(typing, address):
         def emit(builder, address):
-            return widen(builder, builder.load(_pointer(builder, address, pointee), align=1))
+            return widen(builder, builder.load(pointer(builder, address, pointee), align=1))
 
         return _instruction([types.int64], emit, kind)
 
@@ -313,7 +308,7 @@ def _scalar_store(kind: types.Type, pointee: ir.Type, narrow):
     @intrinsic
     def scalar_store(typing, address, value):
         def emit(builder, address, value):
-            builder.store(narrow(builder, value), _pointer(builder, address, pointee), align=1)
+            builder.store(narrow(builder, value), pointer(builder, address, pointee), align=1)
 
         return _instruction([types.int64, kind], emit, types.void)
 
@@ -375,7 +370,7 @@ def load_bytes(typing, address):
 
     def emit(builder, address):
         quarter = ir.VectorType(ir.IntType(8), 16)
-        return builder.zext(builder.load(_pointer(builder, address, quarter), align=1), DOUBLEWORDS)
+        return builder.zext(builder.load(pointer(builder, address, quarter), align=1), DOUBLEWORDS)
 
     return _instruction([types.int64], emit)
 
@@ -459,10 +454,10 @@ def prefetch(typing, address):
     """Asks for a cache line (prefetcht0)."""
 
     def emit(builder, address):
-        pointer = _pointer(builder, address, ir.IntType(8))
+        place = pointer(builder, address, ir.IntType(8))
         numbers = [ir.Constant(ir.IntType(32), number) for number in (0, 3, 1)]
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, *[number.type for number in numbers]])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [pointer, *numbers])
+        kind = ir.FunctionType(ir.VoidType(), [place.type, *[number.type for number in numbers]])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [place, *numbers])
 
     return _instruction([types.int64], emit, types.void)
 

@@ -7,7 +7,7 @@ the 16 doublewords of a register (a group); the groups that a kernel computes at
 An entry is what one step of a kernel's inner loop reads: an offset to the activations, and for each group of a block
 
 - permute: 64 bytes that pick four of 64 channels for each output, and their 64 weights; where outputs share their
-  channels in fours, 16 bytes are enough to pick them (all groups' come first, then all weights);
+  channels in fours, one pick is enough for four groups (all picks come first, then all weights);
 - quad: the 64 weights of four neighbouring bytes of activations, which all outputs share.
 """
 
@@ -50,12 +50,12 @@ def output_order(outputs: int, groups: int, packed: bool, shared: bool = False) 
     """The output of each lane, int [blocks, groups, 16]; `outputs` and more where there is none.
 
     With `packed`, the four groups of 64 outputs are interleaved as `intrinsics.pack` needs them. With `shared`, each
-    four outputs in a row are in the same place of the four quarters of a register instead.
+    four outputs in a row are in the same lane of four groups instead.
     """
     blocks = -(-outputs // (groups * LANES))
     order = np.arange(blocks * groups * LANES)
     if shared:
-        order = order.reshape(-1, 4, SHARING).swapaxes(1, 2)
+        order = order.reshape(-1, LANES, SHARING).swapaxes(1, 2)
     elif packed:
         order = order.reshape(-1, 4, 4, 4).swapaxes(1, 2)
     return order.reshape(blocks, groups, LANES)
@@ -156,7 +156,7 @@ def pack(
             offsets.append(np.pad(np.asarray(tap_offsets)[tap] + part_offsets[part], (0, padding)))
             chosen = rows[block, tap, part]  # [entries, groups, index and weight, 16, 4]
             if shared:
-                picks, chosen = chosen[:, :, 0, : LANES // SHARING], chosen[:, :, 1]
+                picks, chosen = chosen[:, ::SHARING, 0], chosen[:, :, 1]
                 chosen = np.concatenate([picks.reshape(len(tap), -1), chosen.reshape(len(tap), -1)], axis=1)
             data.append(np.pad(chosen.reshape(len(tap), -1), ((0, padding), (0, 0))))
             count += len(tap) + padding

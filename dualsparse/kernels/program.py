@@ -15,6 +15,7 @@ from .compiled import CompiledProgram, Constants, Operations, Unsupported, check
 from .packing import (
     LANES,
     REGISTER,
+    SHARING,
     cover,
     entry_bytes,
     in_lanes,
@@ -380,11 +381,15 @@ class _Builder:
         groups = min(8, -(-outputs // LANES)) if layer.output_float else 8 if outputs > REGISTER else 4
         packed = not layer.output_float
         order = output_order(outputs, groups, packed)
-        slots = permute_slots(weights, order) if buffer.channels % REGISTER == 0 else None
-        permute = slots is not None and 2 * slots <= quads(weights, order)
-        # Sums of float stay in the order of the outputs; bytes may come in any, since the next layer's packing follows.
-        by_fours = output_order(outputs, groups, packed, shared=True)
-        shared = permute and packed and permute_slots(weights, by_fours, shared=True) <= slots
+        permute = shared = False
+        if buffer.channels % REGISTER == 0:
+            slots = permute_slots(weights, order)
+            # Sums of float stay in the order of the outputs; bytes may come in any: the next layer's packing follows.
+            by_fours = output_order(outputs, groups, packed, shared=packed)
+            shared = packed and permute_slots(weights, by_fours, shared=True) <= slots
+            picks = slots // SHARING if shared else slots
+            permute = slots + picks <= quads(weights, order)
+            shared &= permute
         width = entry_bytes(permute, shared)
         skips = self._skips(index)
         if permute and groups == 8 and not skips and slots * width > order.shape[0] * FIRST_LEVEL_BYTES:
@@ -398,7 +403,8 @@ class _Builder:
             tap_columns = np.zeros_like(tap_columns)
         entries = pack(weights, tap_offsets, tap_columns, order, permute=permute, shared=shared, unroll=unroll)
         products = entries.data.nbytes // width
-        arithmetic = products if permute else products / 2
+        picks = 0 if not permute else products // SHARING if shared else products
+        arithmetic = (products + picks) / 2
         samples = min(self._batch_size, CHUNK)
         if not skips and self._event_cycles(index) < _linear_cycles(arithmetic, entries.data.nbytes, 1 / samples):
             self._event_linear(index, weights)
@@ -426,7 +432,7 @@ class _Builder:
             self._reorder_channels(index + 1, order, output_order(outputs, groups, packed))
         self._functions.append(source.linear(shape))
         others = blocks * groups * (5 + unroll - 1)
-        self.operations.append(Operations(products if permute else 0, products, others, entries.data.nbytes))
+        self.operations.append(Operations(picks, products, others, entries.data.nbytes))
         columns = f"workspace + {self._kept}" if skips else f"piece(constants, {self._all_columns})"
         self._calls.append([f"{shape.name}(workspace + {buffer.place}, {target}, constants, {columns}, inside)"])
         self.kernels.append("n of 64, vpermb" if permute else "quads, vpdpbusd")

@@ -235,14 +235,20 @@ class Linear:
     def entry_bytes(self) -> int:
         return self.groups * entry_bytes(self.permute, self.shared)
 
-    def load_weights(self, group: int, entry: str) -> list[str]:
-        if not self.shared:
-            return _load_weights(group, self.permute, f"{entry} + {entry_bytes(self.permute) * group}")
-        picks = REGISTER // SHARING
-        return [
-            f"index{group} = broadcast_quarter({entry} + {picks * group})",
-            f"weight{group} = load({entry} + {picks * self.groups + REGISTER * group})",
-        ]
+    def add_entry(self, part: int) -> list[str]:
+        """Multiplies the entry at `entry` with the activations at `place`, into the accumulators of `part`."""
+        lines = [f"activations = {'load' if self.permute else 'broadcast'}(place)"]
+        for group in range(self.groups):
+            accumulator = f"a{part}_{group}"
+            if self.shared:
+                if group % SHARING == 0:
+                    lines.append(f"picked = permute(load(entry + {REGISTER * group // SHARING}), activations)")
+                weights = f"load(entry + {REGISTER * (self.groups // SHARING + group)})"
+                lines.append(f"{accumulator} = dot({accumulator}, picked, {weights})")
+            else:
+                lines += _load_weights(group, self.permute, f"entry + {entry_bytes(self.permute) * group}")
+                lines.append(_multiply(accumulator, self.permute, "activations", group))
+        return lines
 
 
 def _linear_outputs(layer: "Linear | EventLinear", sums: list[str]) -> list[str]:
@@ -341,10 +347,7 @@ def linear(layer: Linear) -> str:
     for part in range(layer.unroll):
         inner.append(f"entry = data + (e * {layer.unroll} + {part}) * {layer.entry_bytes}")
         inner.append(f"place = here + load_int32(offsets + {4 * layer.unroll} * e + {4 * part})")
-        inner.append(f"activations = {'load' if layer.permute else 'broadcast'}(place)")
-        for group in range(layer.groups):
-            inner += layer.load_weights(group, "entry")
-            inner.append(_multiply(f"a{part}_{group}", layer.permute, "activations", group))
+        inner += layer.add_entry(part)
     sums = [f"a0_{group}" for group in range(layer.groups)]
     for part in range(1, layer.unroll):
         sums = [f"add({value}, a{part}_{group})" for group, value in enumerate(sums)]
