@@ -98,7 +98,7 @@ def validate(config: dict, source: str = "config.yaml") -> None:
         check_spec(spec, f"{source}: networks.{name}")
         if (measured := config["seeds"][0]) not in seeds(config, name):
             raise InputError(f"{source}: networks.{name}.seeds: expected {measured} in it, the seed that is measured")
-        for key in DEPENDENCIES & spec.keys():
+        for key in sorted(DEPENDENCIES & spec.keys()):
             known([spec[key]], list(config["networks"]), f"networks.{name}.{key}")
     for name in config["networks"]:
         _check_dependencies(config["networks"], [name], source)
