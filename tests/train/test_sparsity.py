@@ -244,6 +244,7 @@ def test_check_refuses_a_network_that_diverged(model):
         {"sparsity": {"conv1": 0.5, "linear2": 0.0}, "pattern": "block16"},
         {"start": "dense", "sparsity": {"conv2": 0.9375, "linear1": 0.9375}, "pattern": "n_of_64", "column_gate": 2},
         {"k_winners": {"act1": 0.095, "act3": 1}, "column_gate": "pair"},
+        {"sparsity": {"conv2": 0.8}, "regrowth": 0.3},
     ],
 )
 def test_good_specs_pass(spec):
@@ -275,6 +276,11 @@ def test_good_specs_pass(spec):
         ({"column_gate": 2.5}, r"got 2\.5"),
         ({"column_gate": "both"}, r"got 'both'"),
         ({"start": ""}, r"here\.start: expected the name"),
+        ({"sparsity": 0.9, "regrowth": 0}, r"here\.regrowth: expected a share .* got 0"),
+        ({"sparsity": 0.9, "regrowth": 1}, r"got 1"),
+        ({"regrowth": 0.3}, r"here\.regrowth: expected a network that is sparse from initialisation"),
+        ({"sparsity": {"conv2": 0.9}, "pattern": "block4", "regrowth": 0.3}, r"the pattern unstructured"),
+        ({"start": "dense", "sparsity": 0.9, "regrowth": 0.3}, r"without a 'start'"),
     ],
 )
 def test_bad_specs_are_one_clear_sentence(spec, message):

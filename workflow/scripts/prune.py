@@ -121,9 +121,9 @@ class GradualPruning:
         self.choose = LevelMasks(model, sparsity) if pattern == "unstructured" else PatternMasks(sparsity, pattern)
 
     def __call__(self, step: int, total_steps: int) -> None:
-        """Prune after training step `step`, counted from 1."""
+        """Prune after training step `step`; 0 is before the first."""
         due = min(UPDATES, int(UPDATES * step / (PRUNING_SHARE * total_steps)))
-        # A resumed training chooses once more at its step: what was zero then is still smallest now.
+        # A resumed training chooses once more before it goes on: what is zero then is smallest.
         if due > self.update:
             self.masks = masks_on(self.device, self.choose(self.model, due))
             self.update = due

@@ -80,7 +80,8 @@ def check_spec(spec: dict, where: str) -> None:
     """Check what one entry of the configuration's `networks:` asks of sparsity.
 
     Args:
-        spec: the entry; of its keys, `start`, `sparsity`, `pattern`, `k_winners` and `column_gate` matter here.
+        spec: the entry; of its keys, `start`, `sparsity`, `pattern`, `regrowth`, `k_winners` and `column_gate` matter
+            here.
         where: name of the entry for the message, such as `config.yaml: networks.pruned`.
 
     Raises:
@@ -110,6 +111,8 @@ def check_spec(spec: dict, where: str) -> None:
                 f"{where}.sparsity: the pattern {pattern} needs one sparsity per layer (it fixes the share of every "
                 f"group of weights, so layers can't be ranked against each other), got the number {sparsity!r}"
             )
+    if "regrowth" in spec:
+        _check_regrowth(spec, f"{where}.regrowth")
     _check_k_winners(spec.get("k_winners"), f"{where}.k_winners")
     gate = spec.get("column_gate")
     columns = isinstance(gate, int) and not isinstance(gate, bool) and 1 <= gate <= COLUMNS
@@ -140,6 +143,17 @@ def _check_layer(layer: str, sparsity: float, pattern: str, where: str) -> None:
         raise InputError(f"{where}: a sparsity of {sparsity} keeps none of the fours of taps (expected at most 0.84)")
     if pattern == "block4" and channels % 4:
         raise InputError(f"{where}: block4 needs input channels that divide by 4, but {layer} has {channels}")
+
+
+def _check_regrowth(spec: dict, where: str) -> None:
+    regrowth = spec["regrowth"]
+    if not _is_number(regrowth) or not 0 < regrowth < 1:
+        raise InputError(f"{where}: expected a share of the weights above 0 and below 1, got {regrowth!r}")
+    if "start" in spec or "sparsity" not in spec or spec.get("pattern", "unstructured") != "unstructured":
+        raise InputError(
+            f"{where}: expected a network that is sparse from initialisation, so with a 'sparsity', without a 'start' "
+            "and with the pattern unstructured"
+        )
 
 
 def _check_k_winners(k_winners: object, where: str) -> None:

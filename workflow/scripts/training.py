@@ -321,15 +321,14 @@ def soft_targets(labels: torch.Tensor, classes: int, smoothing: float) -> torch.
     return functional.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
 
 
-def mixed_precision(model: GscCnn, device: torch.device) -> torch.autocast:
+def mixed_precision(device: torch.device) -> torch.autocast:
     """Return a context that multiplies in bfloat16 where a CPU does so natively, twice as fast, and else in float32.
 
-    On a GPU this small a network waits for its launches, not for its arithmetic. k-winners stay in float32: in the
-    eight bits of a bfloat16 many units would be equally good winners.
+    On a GPU this small a network waits for its launches, not for its arithmetic. In the eight bits of a bfloat16 some
+    more units are equally good as the last of the k-winners; that does a training no harm.
     """
     supported = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-    ranked = any(isinstance(module, KWinners) for module in model.modules())
-    return torch.autocast(device.type, torch.bfloat16, enabled=supported and not ranked)
+    return torch.autocast(device.type, torch.bfloat16, enabled=supported)
 
 
 def load_for(path: Path, classes: list[str]) -> GscCnn:
@@ -362,8 +361,9 @@ def fit(
     Args:
         seed: of the order and the augmentation. Each epoch has a generator of its own, so that a resumed training
             goes on as the uninterrupted one would have.
-        after_step: called as after_step(step, total_steps) after every step of the optimiser (steps count from 1), to
-            apply masks or to prune. Weights it sets to exactly 0 are 0 in the average.
+        after_step: called as after_step(step, total_steps) with the number of steps done, to apply masks or to prune:
+            once before the first one (0, or what a checkpoint has behind it), and after every one. Weights it sets to
+            exactly 0 are 0 in the average.
         teacher: a trained network whose opinions are learnt, too (distillation).
         checkpoint: file to which the state is saved every now and then, and from which it is resumed.
 
@@ -384,7 +384,7 @@ def fit(
     optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     average = Average(model, total_steps)
     augmentation = Augmentation(data, settings)
-    arithmetic = mixed_precision(model, data.device)
+    arithmetic = mixed_precision(data.device)
     history: list[dict] = []
     fingerprint = {"settings": asdict(settings), "seed": seed, "total_steps": total_steps}
     if checkpoint is not None and checkpoint.exists():
@@ -397,6 +397,8 @@ def fit(
     saved = time.monotonic()
     progress = Progress("train", total_steps)
     progress.start_at(len(history) * batches)
+    if after_step is not None:
+        after_step(len(history) * batches, total_steps)
     for epoch in range(len(history), settings.epochs):
         started, loss_sum = time.monotonic(), 0.0
         generator = torch.Generator(data.device).manual_seed(seed * 100_003 + epoch)
