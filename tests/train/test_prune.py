@@ -12,6 +12,7 @@ from files import InputError
 from network import build_network, load_network, save_network
 from sparsity import apply_masks, magnitude_masks, verify_masks
 from sparsity_patterns import LAYERS
+from training_step import disturb
 
 CLASSES = ["yes", "no", "unknown", "silence"]
 SPARSITY = {"conv1": 0.5, "conv2": 0.9375, "linear1": 0.9375}
@@ -25,14 +26,6 @@ def model():
 
 def shares(model):
     return {name: float((getattr(model, name).weight == 0).float().mean()) for name in LAYERS}
-
-
-def disturb(model):
-    """What a training step does to weights, as far as pruning is concerned: all of them move."""
-    with torch.no_grad():
-        for name in LAYERS:
-            weight = getattr(model, name).weight
-            weight += 1e-4 * torch.randn_like(weight)
 
 
 def test_schedule_follows_the_cubic_curve_and_then_holds(model):

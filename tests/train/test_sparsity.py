@@ -278,6 +278,7 @@ def test_good_specs_pass(spec):
         ({"start": ""}, r"here\.start: expected the name"),
         ({"sparsity": 0.9, "regrowth": 0}, r"here\.regrowth: expected a share .* got 0"),
         ({"sparsity": 0.9, "regrowth": 1}, r"got 1"),
+        ({"sparsity": None, "regrowth": 0.3}, r"sparse from initialisation"),
         ({"regrowth": 0.3}, r"here\.regrowth: expected a network that is sparse from initialisation"),
         ({"sparsity": {"conv2": 0.9}, "pattern": "block4", "regrowth": 0.3}, r"the pattern unstructured"),
         ({"start": "dense", "sparsity": 0.9, "regrowth": 0.3}, r"without a 'start'"),

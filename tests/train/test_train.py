@@ -10,9 +10,10 @@ import torch
 import train
 import training
 from network import build_network, load_network
-from sparsity import make_masks
+from sparsity import apply_masks, make_masks
 from train import KeptMasks, moved_mask
 from training import Settings, TrainingData, fit
+from training_step import disturb
 
 SPARSITY = {"conv1": 0.5, "conv2": 0.8, "linear1": 0.95}
 SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3}
@@ -21,22 +22,12 @@ SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3}
 def sparse_network(seed: int = 1) -> training.GscCnn:
     torch.manual_seed(seed)
     model = build_network({}, 5)
-    with torch.no_grad():
-        for name, mask in make_masks(model, {"sparsity": SPARSITY}, torch.Generator().manual_seed(seed)).items():
-            getattr(model, name).weight.mul_(mask)
+    apply_masks(model, make_masks(model, {"sparsity": SPARSITY}, torch.Generator().manual_seed(seed)))
     return model
 
 
 def nonzero(model: training.GscCnn) -> dict[str, torch.Tensor]:
     return {name: getattr(model, name).weight != 0 for name in SPARSITY}
-
-
-def disturb(model: training.GscCnn) -> None:
-    """What a step of the optimiser does to weights, as far as masks are concerned: all of them move."""
-    with torch.no_grad():
-        for name in SPARSITY:
-            weight = getattr(model, name).weight
-            weight += 1e-3 * torch.randn_like(weight)
 
 
 @pytest.mark.parametrize("density", [0.05, 0.5, 0.9])

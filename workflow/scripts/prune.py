@@ -22,6 +22,7 @@ from sparsity import (
     group_first_outputs,
     magnitude_masks,
     masks_on,
+    nonzero_masks,
     verify_masks,
 )
 from sparsity_patterns import LAYERS, effective_pattern
@@ -108,7 +109,7 @@ class GradualPruning:
         self.update = 0
         if _is_pruned(model, spec):
             # A network that starts from a pruned one: its masks stay.
-            self.masks = masks_on(device, {name: getattr(model, name).weight != 0 for name in LAYERS})
+            self.masks = masks_on(device, nonzero_masks(model, LAYERS))
             self.update = UPDATES
             return
         pattern = spec.get("pattern", "unstructured")

@@ -5,6 +5,7 @@ sparse network is trained from initialisation. What a pattern allows (`sparsity_
 both.
 """
 
+from collections.abc import Iterable
 from itertools import combinations
 
 import torch
@@ -56,6 +57,11 @@ def magnitude_masks(model: nn.Module, sparsity: Sparsity, pattern: str) -> Masks
         sparsity = global_sparsities(model, sparsity, pattern)
     weights = {name: getattr(model, name).weight.detach().cpu() for name in sparsity}
     return {name: layer_mask(name, weights[name].abs(), value, pattern) for name, value in sparsity.items()}
+
+
+def nonzero_masks(model: nn.Module, layers: Iterable[str]) -> Masks:
+    """Return the masks that a sparse network has already: True where a weight of `layers` is not zero."""
+    return {name: getattr(model, name).weight != 0 for name in layers}
 
 
 def masks_on(device: torch.device, masks: Masks) -> Masks:

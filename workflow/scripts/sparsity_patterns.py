@@ -149,7 +149,7 @@ def _check_regrowth(spec: dict, where: str) -> None:
     regrowth = spec["regrowth"]
     if not _is_number(regrowth) or not 0 < regrowth < 1:
         raise InputError(f"{where}: expected a share of the weights above 0 and below 1, got {regrowth!r}")
-    if "start" in spec or "sparsity" not in spec or spec.get("pattern", "unstructured") != "unstructured":
+    if "start" in spec or spec.get("sparsity") is None or spec.get("pattern", "unstructured") != "unstructured":
         raise InputError(
             f"{where}: expected a network that is sparse from initialisation, so with a 'sparsity', without a 'start' "
             "and with the pattern unstructured"

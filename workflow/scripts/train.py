@@ -12,7 +12,7 @@ import torch
 
 from files import run_program
 from network import GscCnn, build_network
-from sparsity import Masks, apply_masks, make_masks, verify_masks
+from sparsity import Masks, apply_masks, make_masks, nonzero_masks, verify_masks
 from training import (
     TrainingData,
     fit,
@@ -49,7 +49,7 @@ class KeptMasks:
     def __call__(self, step: int, total_steps: int) -> None:
         """Mask the weights after training step `step`; the first call comes before the first step."""
         if not self.masks:
-            self.masks = {name: getattr(self.model, name).weight != 0 for name in self.layers}
+            self.masks = nonzero_masks(self.model, self.layers)
             return
         progress = step / (MOVING_SHARE * total_steps)
         if self.regrowth and step % MOVE_INTERVAL == 0 and progress < 1:
