@@ -1,6 +1,7 @@
 """The engine: a model, made ready for one batch size and a number of threads."""
 
 import math
+import os
 import sys
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,7 @@ from numpy import empty, ndarray
 
 from dualsparse.errors import InvalidInputError
 from dualsparse.kernels import CompiledProgram, compile_program
-from dualsparse.kernels.cpu import REQUIRED, host_features
+from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS, InstructionSet, best_instruction_set
 from dualsparse.layers import FloatLayer, IntegerLayer, Program
 from dualsparse.onnx_import import import_onnx
 from dualsparse.operators import OPERATORS
@@ -21,9 +22,9 @@ from dualsparse.plan import LayerStep, Plan, make_plan
 from dualsparse.portable import PortableProgram, k_winners
 from dualsparse.workers import Team, Workers
 
-#: The choices of `instruction_set`: what the kernels may use; None is the best of this CPU.
-INSTRUCTION_SETS = ("avx512", "portable")
 FLOAT32 = np.dtype(np.float32)
+#: The environment variable that names the instruction set where the program doesn't.
+INSTRUCTION_SET_VARIABLE = "DUALSPARSE_INSTRUCTION_SET"
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,7 @@ class Engine:
         """Prepare `plan`; see `from_onnx`."""
         if not isinstance(threads, int) or threads < 1:
             raise InvalidInputError(f"threads = {threads!r}, expected a positive whole number")
-        if instruction_set not in (None, *INSTRUCTION_SETS):
-            raise InvalidInputError(
-                f"instruction_set = {instruction_set!r}, expected one of {INSTRUCTION_SETS} or None"
-            )
-        missing = REQUIRED - host_features()
-        if instruction_set == "avx512" and missing:
-            raise InvalidInputError(f"instruction_set = 'avx512': this CPU lacks {', '.join(sorted(missing))}")
+        chosen = _choose_instruction_set(instruction_set)
         self.plan = plan
         self.batch_size = plan.batch_size
         self.input_shape = (plan.batch_size, *plan.shapes[plan.input])
@@ -63,9 +58,11 @@ class Engine:
         self.threads = len(self._chunks)
         largest = max(stop - start for start, stop in self._chunks)
         self._programs = [
-            _make_program(step, largest, instruction_set) if isinstance(step, LayerStep) else None
+            _make_program(step, largest, chosen) if isinstance(step, LayerStep) else None
             for step in plan.steps
         ]
+        fast = any(isinstance(program, CompiledProgram) for program in self._programs)
+        self._instruction_set = chosen.title if fast else "portable"
         # A network that is one program is nothing but this program.
         self._run_samples = self._programs[0] if _is_whole(plan) else self._run_steps
         # The calling thread computes, too.
@@ -84,8 +81,10 @@ class Engine:
         Args:
             batch_size: samples per call; None takes it from the file, or 1 if the file leaves it open.
             threads: how many threads share a batch (never more than samples).
-            instruction_set: None for the fastest kernels of this CPU; "portable" for those that run everywhere;
-                "avx512" to insist on AVX-512 with VNNI and VBMI.
+            instruction_set: what the kernels may use: avx512_vbmi, avx512_vnni, avx_vnni, avx2, neon_i8mm, neon, or
+                portable, which runs everywhere. None takes the environment variable DUALSPARSE_INSTRUCTION_SET or,
+                without it, the best that Numba compiles for: its settings count (NUMBA_CPU_FEATURES, ...), not only
+                the CPU.
 
         Raises:
             InvalidModelError: the file is no valid ONNX model.
@@ -152,9 +151,8 @@ class Engine:
 
     @property
     def instruction_set(self) -> str:
-        """What the layers with weights run with: AVX-512 if any has a fast kernel."""
-        portable = all(program is None or isinstance(program, PortableProgram) for program in self._programs)
-        return "portable" if portable else "AVX-512 VNNI VBMI"
+        """What the layers with weights run with; portable if none has a fast kernel."""
+        return self._instruction_set
 
     @property
     def kernels(self) -> list[str]:
@@ -195,7 +193,7 @@ class Engine:
     def explain(self, measure: bool = True) -> str:
         """Return a table of what runs how: one line per fused layer, then what runs by itself. See `layers`."""
         lines = [
-            f"{self.precision}, batch size {self.batch_size}, {self.threads} thread(s)",
+            f"{self.precision}, batch size {self.batch_size}, {self.threads} thread(s), {self.instruction_set}",
             f"{'layer':<24}{'kernel':<24}{'weights':<14}{'non-zero':>9}{'MACs':>12}{'remaining':>12}"
             f"{'estimated':>12}{'measured':>12}",
         ]
@@ -287,10 +285,29 @@ def _split(batch_size: int, threads: int) -> list[tuple[int, int]]:
     return list(pairwise(bounds))
 
 
-def _make_program(step: LayerStep, batch_size: int, instruction_set: str | None) -> Program:
+def _choose_instruction_set(name: str | None) -> InstructionSet | None:
+    """The instruction set of a name, by default the best; None: the portable program."""
+    source = "instruction_set"
+    if name is None and (name := os.environ.get(INSTRUCTION_SET_VARIABLE) or None) is not None:
+        source = INSTRUCTION_SET_VARIABLE
+    if name is None:
+        return best_instruction_set()
+    if name == "portable":
+        return None
+    if name not in INSTRUCTION_SETS:
+        choices = ", ".join((*INSTRUCTION_SETS, "portable"))
+        raise InvalidInputError(f"{source} = {name!r}, expected one of {choices}")
+    if missing := INSTRUCTION_SETS[name].missing():
+        raise InvalidInputError(f"{source} = {name!r}: this CPU, or what Numba compiles for, lacks {', '.join(sorted(missing))}")
+    return INSTRUCTION_SETS[name]
+
+
+def _make_program(step: LayerStep, batch_size: int, instruction_set: InstructionSet | None) -> Program:
     """Return the fastest program that the instruction set allows."""
-    if instruction_set != "portable":
-        program = compile_program(step.layers, step.quantization, step.gate, batch_size)
+    if instruction_set is not None:
+        program = compile_program(
+            step.layers, step.quantization, step.gate, batch_size, instruction_set=instruction_set
+        )
         if program is not None:
             return program
     return PortableProgram(step.layers, step.gate, step.quantization)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dualsparse.kernels import CompiledProgram
-from dualsparse.kernels.compiled import aligned
+from dualsparse.kernels.compilation import aligned
 from dualsparse.kernels.handover import SLOT_BYTES, post, wait
 
 

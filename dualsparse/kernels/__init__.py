@@ -1,6 +1,12 @@
-"""Fast kernels for integer layers, generated and compiled for the CPU at hand."""
+"""Fast kernels, generated and compiled for the CPU at hand.
 
-from .compiled import CompiledProgram
-from .program import compile_program
+Where to look: `instruction_sets` has the machine instructions, `registers` those that all have in common;
+`integer_kernels` writes the kernels, `weight_layout` orders their weights, `tiles` chooses their tiles;
+`sample_program` and `batch_program` make a network of them, `programs` chooses between the two; `compilation` compiles,
+caches and calls what comes out, and `handover` gives samples to threads.
+"""
+
+from .compilation import CompiledProgram
+from .programs import compile_program
 
 __all__ = ["CompiledProgram", "compile_program"]

@@ -4,18 +4,22 @@ Each worker has a slot of memory: its state, then the addresses of its input and
 the program returned for them; on which core it took them, and on which core the caller gave them.
 """
 
+import platform
+import sys
+
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .intrinsics import address_of, load_int64, pointer
+from .registers import address_of, call, load_int64, pointer, store_int64
 
 #: Bytes from slot to slot: a cache line, and the next one, which processors fetch with it.
 SLOT_BYTES = 128
 ASLEEP, WAITING, POSTED = 0, 1, 2
+_ARM = platform.machine().lower() in ("aarch64", "arm64")
 #: Of the time stamp counter, about 0.1 ms: longer than what passes between the calls of a loop, too short to matter.
-PATIENCE = 300_000
+#: Arm's goes at 1 GHz in newer designs, at 24 to 100 MHz in older ones.
+PATIENCE = 10_000 if _ARM else 300_000
 
 _INT64, _NOTHING = ir.IntType(64), ir.VoidType()
 
@@ -32,17 +36,6 @@ def load_atomic(typing, address):
         return builder.load_atomic(_word(builder, values[0]), "seq_cst", 8)
 
     return types.int64(types.int64), codegen
-
-
-@intrinsic
-def store_int64(typing, address, value):
-    """8 bytes (mov)."""
-
-    def codegen(context, builder, signature, values):
-        builder.store(values[1], _word(builder, values[0]))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -72,8 +65,10 @@ def pause(typing):
     """Tells the core that it waits in a loop."""
 
     def codegen(context, builder, signature, values):
-        kind = ir.FunctionType(ir.VoidType(), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        if _ARM:
+            call(builder, "llvm.aarch64.hint", _NOTHING, [ir.Constant(ir.IntType(32), 1)])
+        else:
+            call(builder, "llvm.x86.sse2.pause", _NOTHING, [])
         return context.get_dummy_value()
 
     return types.void(), codegen
@@ -81,22 +76,31 @@ def pause(typing):
 
 @intrinsic
 def time_stamp(typing):
-    """The time stamp counter, which goes at the processor's nominal clock (rdtsc)."""
+    """The time stamp counter, which goes at the processor's nominal clock (rdtsc), or Arm's counter (cntvct_el0)."""
 
     def codegen(context, builder, signature, values):
-        kind = ir.FunctionType(_INT64, [])
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter"), [])
+        if _ARM:
+            counter = ir.InlineAsm(ir.FunctionType(_INT64, []), "mrs $0, cntvct_el0", "=r", side_effect=True)
+            return builder.call(counter, [])
+        return call(builder, "llvm.readcyclecounter", _INT64, [])
 
     return types.int64(), codegen
 
 
 @intrinsic
 def core(typing):
-    """The number of the core that this thread is on (rdtscp, whose second result Linux sets so)."""
+    """The number of the core that this thread is on (rdtscp, whose second result Linux sets so), as far as it is known.
+
+    Only Linux has teams of threads that want it (`workers.Team`).
+    """
 
     def codegen(context, builder, signature, values):
-        kind = ir.FunctionType(ir.LiteralStructType([_INT64, ir.IntType(32)]), [])
-        both = builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.rdtscp"), [])
+        if _ARM and sys.platform != "linux":
+            return ir.Constant(_INT64, 0)
+        if _ARM:
+            number = call(builder, "sched_getcpu", ir.IntType(32), [])
+            return builder.sext(number, _INT64)
+        both = call(builder, "llvm.x86.rdtscp", ir.LiteralStructType([_INT64, ir.IntType(32)]), [])
         number = builder.and_(builder.extract_value(both, 1), ir.Constant(ir.IntType(32), 0xFFF))
         return builder.zext(number, _INT64)
 
@@ -108,8 +112,7 @@ def sched_yield(typing):
     """Lets another thread have this core, if one waits for it (Linux)."""
 
     def codegen(context, builder, signature, values):
-        kind = ir.FunctionType(ir.IntType(32), [])
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return call(builder, "sched_yield", ir.IntType(32), [])
 
     return types.int32(), codegen
 

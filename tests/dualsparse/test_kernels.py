@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dualsparse.kernels import compile_program, cpu
-from dualsparse.kernels.batched import BatchedBuilder
+from dualsparse.kernels import compile_program
+from dualsparse.kernels.batch_program import BatchBuilder
 from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
 from dualsparse.reference import run_layers
 
 needs_vbmi = pytest.mark.skipif(
-    not cpu.host_features() >= cpu.REQUIRED, reason="this CPU has no vpermb or no vpdpbusd of 512 bits"
+    False, reason="this CPU has no vpermb or no vpdpbusd of 512 bits"
 )
 
 

@@ -1,29 +1,33 @@
-"""From integer layers to one compiled function that runs them all."""
+"""Programs that take one sample after the other through integer layers: buffers, kernels, lists of columns.
+
+Nothing depends on the size of a batch, except that a linear layer reads its weights once for several samples.
+"""
 
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
+from dualsparse.layers import ColumnGate, InputQuantization, IntegerLayer
 
-from . import cpu, source
-from .batched import BatchedBuilder
-from .compiled import CompiledProgram, Constants, Operations, Unsupported, check_layers
-from .packing import (
-    LANES,
-    REGISTER,
+from . import integer_kernels
+from .compilation import CompiledProgram, Constants, Operations, Unsupported, check_layers
+from .instruction_sets import InstructionSet
+from .integer_kernels import Tile
+from .tiles import best_tile
+from .weight_layout import (
+    CACHE_LINE,
     SHARING,
+    Kind,
+    TapQuad,
+    arrange,
     cover,
-    entry_bytes,
     in_lanes,
     output_order,
-    pack,
-    permute_slots,
+    pick_entries,
+    quad_entries,
     quad_weights,
-    quads,
     ranking,
     round_up,
 )
@@ -32,47 +36,11 @@ from .packing import (
 CHUNK = 16
 #: The smallest first-level cache of a CPU with these instructions, less what else is in it.
 FIRST_LEVEL_BYTES = 30_000
-#: The smallest batch for which a register of 16 samples is considered.
-LEAST_BATCH = 4
-#: Accumulators of a tile: 32 registers less the weights, the activations and what pooling needs.
-ACCUMULATORS = 24
 #: Bytes per cycle from the second-level cache, and from the third for weights that don't fit the second beside others.
 SECOND_LEVEL_SPEED, THIRD_LEVEL_SPEED = 40, 12
 SECOND_LEVEL_BYTES = 768 * 1024
-
-
-def compile_program(
-    layers: Sequence[FloatLayer] | Sequence[IntegerLayer],
-    quantization: InputQuantization | None,
-    gate: ColumnGate | None = None,
-    batch_size: int = 1,
-    features: frozenset[str] | None = None,
-) -> CompiledProgram | None:
-    """Compile a sequence of layers, or load it from the cache of an earlier run.
-
-    Args:
-        layers: all of integers, the last one with float32 output; or all of float32.
-        quantization: of the float32 input, for layers of integers.
-        gate: a choice of columns, or None.
-        batch_size: how many samples a call usually has. Programs run any number, but are made for it.
-        features: what the CPU may be assumed to have (LLVM's names); by default all that it has.
-
-    Returns:
-        The fastest program; None if this CPU or this sequence of layers has no fast one.
-    """
-    if not (cpu.host_features() if features is None else features) >= cpu.REQUIRED:
-        return None
-    builders = []
-    with suppress(Unsupported):
-        if quantization is not None:
-            builders.append(_Builder(layers, quantization, gate, batch_size))
-    with suppress(Unsupported):
-        if gate is None and batch_size >= LEAST_BATCH:
-            builders.append(BatchedBuilder(layers, quantization))
-    # A register of samples costs the same, however many of them there are.
-    lanes = round_up(batch_size, LANES) / batch_size
-    costs = [builder.cycles * (lanes if isinstance(builder, BatchedBuilder) else 1) for builder in builders]
-    return builders[int(np.argmin(costs))].program() if builders else None
+#: The outputs of a convolution of one channel, whose kernel is written out for each group of them.
+MOST_TAP_OUTPUTS = 64
 
 
 @dataclass(frozen=True)
@@ -95,7 +63,7 @@ class _Buffer:
     def sample(self) -> int:
         rows = self.height + self.padding[0] + self.padding[2]
         # A quad may reach over the end.
-        return round_up(rows * self.row + 4, REGISTER)
+        return round_up(rows * self.row + 4, CACHE_LINE)
 
     @property
     def first(self) -> int:
@@ -107,18 +75,25 @@ class _Buffer:
         return self.samples * self.sample
 
 
-class _Builder:
+class SampleBuilder:
     """Collects the kernels' sources, the constants and the workspace of a program, layer by layer."""
 
     def __init__(
-        self, layers: list[IntegerLayer], quantization: InputQuantization, gate: ColumnGate | None, batch_size: int
+        self,
+        layers: Sequence[IntegerLayer],
+        quantization: InputQuantization,
+        gate: ColumnGate | None,
+        batch_size: int,
+        instruction_set: InstructionSet,
     ):
         self.layers = layers
+        self.instruction_set = instruction_set
         self.gate = gate
         self._batch_size = batch_size
         self.constants = Constants()
         self.kernels: list[str] = []
         self.operations: list[Operations] = []
+        self.cycles = 0.0  # estimated, per sample
         self.buffers: list[_Buffer] = []
         self._functions: list[str] = []
         self._calls: list[list[str]] = []
@@ -133,7 +108,7 @@ class _Builder:
         self._first_linear = next(i for i, layer in enumerate(layers) if layer.kind == "linear")
         self._plan_buffers()
         self._vertical = self._reserve(4 * self.buffers[0].sample)
-        self._sums = self._reserve(4 * round_up(self.buffers[0].width, LANES))
+        self._sums = self._reserve(4 * round_up(self.buffers[0].width, 16))
         self._energies = self._reserve(4 * 64)
         self._all_columns = self.constants.add(np.array([1, 0], np.int32))
         self._lists: dict[int, tuple[int, int]] = {}
@@ -150,7 +125,7 @@ class _Builder:
 
     def _reserve(self, size: int) -> int:
         place = self._size
-        self._size += round_up(size, REGISTER)
+        self._size += round_up(size, CACHE_LINE)
         return place
 
     def _plan_buffers(self) -> None:
@@ -159,9 +134,9 @@ class _Builder:
             channels, height, width = (*layer.input_shape, 1, 1)[:3]
             if index:
                 previous = self.layers[index - 1]
-                channels = round_up(channels, 128 if previous.kind == "linear" else REGISTER)
+                channels = round_up(channels, 128 if previous.kind == "linear" else 64)
             elif channels > 1:
-                channels = round_up(channels, REGISTER if channels > 16 else 4)
+                channels = round_up(channels, 64 if channels > 16 else 4)
             elif layer.kind == "linear":
                 # A single channel: positions in a row are neighbours in memory, as channels are.
                 channels, height, width = round_up(height * width, 4), 1, 1
@@ -182,7 +157,7 @@ class _Builder:
 
     def _plan_gate(self, gate: ColumnGate) -> None:
         """Places for the lists of columns, and the masks of the columns that each kept column needs."""
-        self._kept_step = round_up(4 * (gate.columns + 1), REGISTER)
+        self._kept_step = round_up(4 * (gate.columns + 1), CACHE_LINE)
         self._kept = self._reserve(CHUNK * self._kept_step)
         layers = self.layers
         if gate.columns > 63:
@@ -210,7 +185,7 @@ class _Builder:
             masks.append([sum(1 << place for place in columns) for columns in needed])
             self._lists[index - 1] = (self._reserve(4 * (width + 1)), width)
         piece = self.constants.add(np.array(masks, np.int64).reshape(-1))
-        shape = source.Gate(
+        shape = integer_kernels.Gate(
             kernel_width=gate.kernel_width,
             stride_width=gate.stride_width,
             keep=gate.keep,
@@ -219,7 +194,7 @@ class _Builder:
             masks_piece=piece,
             lists=tuple(self._lists.values()),
         )
-        self._functions.append(source.column_gate(shape))
+        self._functions.append(integer_kernels.column_gate(shape))
 
     def _skips(self, index: int) -> bool:
         """Whether a layer reads only the kept columns; a zero point of 0 makes the others contribute nothing."""
@@ -263,106 +238,153 @@ class _Builder:
         others = np.arange(order.size, self.buffers[index].channels)
         self._channel_orders[index] = np.concatenate([written, others])
 
-    def _add_layer(self, index: int, order: np.ndarray, entries: tuple[np.ndarray, np.ndarray, np.ndarray]) -> int:
-        """Adds a layer's pieces in the order of `source.PIECES`; returns the first."""
+    def _add_layer(self, index: int, order: np.ndarray, start: np.ndarray, entries: tuple[np.ndarray, ...]) -> int:
+        """Adds a layer's pieces in the order of `integer_kernels.PIECES`; returns the first.
+
+        Args:
+            start: what sums begin with, int32, in lanes.
+        """
         layer = self.layers[index]
-        start = -layer.input_zero_point * layer.weight.astype(np.int64).reshape(len(layer.weight), -1).sum(axis=1)
-        first = self.constants.add(in_lanes(start.astype(np.int32), order))
+        first = self.constants.add(start)
         for values in (layer.multiplier, layer.offset):
             self.constants.add(in_lanes(values, order))
         for values in entries:
             self.constants.add(values)
         return first
 
+    def _zero_point_sums(self, index: int) -> np.ndarray:
+        """What a zero point adds to the sums of products, to be taken away: int64 [outputs]."""
+        layer = self.layers[index]
+        return -layer.input_zero_point * layer.weight.astype(np.int64).reshape(len(layer.weight), -1).sum(axis=1)
+
+    def _start(self, index: int, order: np.ndarray) -> np.ndarray:
+        """What the sums of a layer begin with, int32, in lanes."""
+        start = self._zero_point_sums(index) + self.instruction_set.left_out(self.layers[index].weight)
+        return in_lanes(start.astype(np.int32), order)
+
     def _convolution(self, index: int) -> None:
         layer, buffer, target = self.layers[index], self.buffers[index], self.buffers[index + 1]
-        outputs = len(layer.weight)
-        pool = layer.pool or (1, 1)
-        weights, tap_offsets, _ = self._weights(index)
-        quad_groups = min(4, -(-outputs // LANES))
-        quad_order = output_order(outputs, quad_groups, quad_groups == 4)
-        permute_order = output_order(outputs, 1, False)
-        by_taps = buffer.channels == 1
-        permute = not by_taps and buffer.channels % REGISTER == 0
-        # Per position a pair takes twice the time of a quad: the ports do two operations in a cycle.
-        permute = permute and 2 * permute_slots(weights, permute_order) <= quads(weights, quad_order)
-        order = permute_order if permute else quad_order
-        blocks, groups = order.shape[:2]
-        if by_taps and (blocks > 1 or layer.dilation != (1, 1)):
-            raise Unsupported("A convolution of one channel is for at most 64 outputs, without dilation.")
+        isa, outputs, pool = self.instruction_set, len(layer.weight), layer.pool or (1, 1)
         cells = layer.output_shape[1:]
+        by_taps = buffer.channels == 1
+        if by_taps and (outputs > MOST_TAP_OUTPUTS or layer.dilation != (1, 1)):
+            raise Unsupported("A convolution of one channel is for at most 64 outputs, without dilation.")
         gated = self.gate is not None and index <= self.gate.layer_index
-        shape = source.Convolution(
+        weights, tap_offsets, _ = self._weights(index)
+
+        def order_of(groups: int) -> np.ndarray:
+            return output_order(outputs, groups, isa.lanes, packed=groups == 4)
+
+        def tile_of(pick: bool, entries) -> tuple[Tile, float]:
+            return best_tile(isa, cells, pool, outputs, entries, pick=pick, one_column=gated)
+
+        if by_taps:
+            quads = len(cover((layer.weight[:, 0] != 0).any(axis=0), self._can_be_vertical(), False, False))
+            tile, cycles = tile_of(False, lambda groups: quads * len(order_of(groups)))
+            pick = False
+        else:
+            tile, cycles = tile_of(False, lambda groups: quad_entries(weights, order_of(groups)))
+            pick = False
+            if buffer.channels % isa.window == 0:
+                entries = pick_entries(weights, order_of(1), isa.window)
+                picking, picking_cycles = tile_of(True, lambda groups: entries)
+                if pick := picking_cycles <= cycles:
+                    tile, cycles = picking, picking_cycles
+        self.cycles += cycles
+        kind = Kind(pick, register=isa.register)
+        order = order_of(tile.groups)
+        blocks, groups = order.shape[:2]
+        columns = self._columns(index, tile.cells[1])
+        shape = integer_kernels.Convolution(
             name=f"layer{index}",
             first_piece=len(self.constants.pieces),
+            first_block=0,
             blocks=blocks,
-            groups=groups,
+            lanes=isa.lanes,
             cells=cells,
-            tile=_tile(cells, pool[0] * pool[1] * groups, gated),
+            tile=tile,
             pool=pool,
             step=(layer.stride[0] * buffer.row, layer.stride[1] * buffer.channels),
             target=(target.row, target.channels),
             lowest=layer.output_zero_point if layer.relu else 0,
-            permute=permute,
+            kind=kind,
         )
-        arguments = f"workspace + {buffer.place}"
+        place = f"workspace + {target.place} + s * {target.sample if target.samples > 1 else 0} + {target.first}"
+        calls = []
         if by_taps:
-            places = order
-            taps, data, order = self._tap_quads(layer.weight[:, 0], places)
-            self._reorder_channels(index + 1, order, places)
-            self._add_layer(index, order, (np.zeros(2, np.int32), np.zeros(1, np.int32), data))
-            self._functions.append(source.tap_convolution(shape, taps))
-            self.kernels.append("taps, vpdpbusd")
-            arguments += f", workspace + {self._vertical}"
+            quads, data, order = self._tap_quads(index, order)
+            image = f"workspace + {buffer.place}, workspace + {self._vertical}"
+            if isa.dot_is_exact:
+                used = np.argwhere(data.any(axis=(3, 4)))
+                entries = (np.zeros(3 * blocks, np.int32), np.zeros(1, np.int32), data[tuple(used.T)])
+                for block in range(blocks):
+                    part = replace(shape, name=f"layer{index}_{block}", first_block=block, blocks=1)
+                    taps = [(quads[q], int(g), number) for number, (q, b, g) in enumerate(used) if b == block]
+                    self._functions.append(integer_kernels.written_out_tap_convolution(part, taps))
+                    calls.append(f"{part.name}({image}, {place}, constants, {columns})")
+            else:
+                entries = self._tap_entries(quads, data)
+                self._functions.append(integer_kernels.tap_convolution(shape))
+                calls.append(f"{shape.name}({image}, {place}, constants, {columns})")
+            self.kernels.append("taps")
         else:
             zeros = np.zeros(len(tap_offsets), np.int64)
-            entries = pack(weights, tap_offsets, zeros, order, permute=permute)
-            self._add_layer(index, order, (entries.starts, entries.offsets, entries.data))
-            self._functions.append(source.convolution(shape))
-            self.kernels.append("n of 64, vpermb" if permute else "quads, vpdpbusd")
-        cells_computed = self._tiles(shape) * shape.tile[0] * shape.tile[1]
-        positions = cells_computed * pool[0] * pool[1]
-        data = self.constants.pieces[-1]
-        products = data.nbytes // entry_bytes(permute) * positions
+            arranged = arrange(weights, tap_offsets, zeros, order, kind, isa)
+            entries = (arranged.starts, arranged.offsets, arranged.data)
+            self._functions.append(integer_kernels.convolution(shape))
+            calls.append(f"{shape.name}(workspace + {buffer.place}, {place}, constants, {columns})")
+            self.kernels.append("n of 64" if pick else "quads")
+        self._add_layer(index, order, self._start(index, order), entries)
+        computed = int(
+            np.prod([-(-count // size) * size for count, size in zip(cells, tile.cells, strict=True)])
+        )
+        products = entries[2].nbytes // kind.group_bytes * computed * pool[0] * pool[1]
         # Per group and cell: the maxima, then conversion, product, sum, rounding, and one pack.
-        others = cells_computed * blocks * groups * (pool[0] * pool[1] - 1 + 5)
-        self.operations.append(Operations(products if permute else 0, products, others, data.nbytes))
-        place = f"workspace + {target.place} + s * {target.sample if target.samples > 1 else 0}"
-        columns = self._columns(index, shape.tile[1])
-        calls = [f"{shape.name}({arguments}, {place} + {target.first}, constants, {columns})"]
+        others = computed * blocks * groups * (pool[0] * pool[1] - 1 + 5)
+        self.operations.append(Operations(products if pick else 0, products, others, entries[2].nbytes))
         if self.gate is not None and index == self.gate.layer_index and not self._skips(index + 1):
             word = int.from_bytes(bytes([target.zero_point] * 4), "little", signed=True)
-            fill = [f"for byte in range(0, {target.sample}, {REGISTER}):", f"    store({place} + byte, splat({word}))"]
-            calls = [*fill, *calls]
+            fill = f"for byte in range(0, {target.sample}, {isa.register}):"
+            calls = [fill, f"    store({place} - {target.first} + byte, splat({word}))", *calls]
         self._calls.append(calls)
 
-    @staticmethod
-    def _tiles(shape: source.Convolution) -> int:
-        return int(np.prod([-(-cells // tile) for cells, tile in zip(shape.cells, shape.tile, strict=True)]))
-
-    def _tap_quads(self, kernel: np.ndarray, positions: np.ndarray) -> tuple[list, np.ndarray, np.ndarray]:
+    def _tap_quads(self, index: int, places: np.ndarray) -> tuple[list[TapQuad], np.ndarray, np.ndarray]:
         """The quads of a one-channel convolution's taps.
 
         Args:
-            kernel: int8 [outputs, rows, columns].
-            positions: from `output_order`, one block: where the bytes of the lanes go.
+            places: from `output_order`: where the bytes of the lanes go.
 
         Returns:
-            Which group uses which quad, as `source.tap_convolution` takes it; their weights; the output of each lane.
+            The quads; their weights, int8 [quads, blocks, groups, lanes, 4]; the output of each lane.
         """
-        best = None
+        kernel, best = self.layers[index].weight[:, 0], None
         for right_to_left, upwards in product((False, True), repeat=2):
             chosen = cover((kernel != 0).any(axis=0), self._can_be_vertical(), right_to_left, upwards)
             weights = quad_weights(kernel, chosen)
-            order = np.arange(positions.size)
+            order = np.arange(places.size)
             order[: len(kernel)] = ranking((weights != 0).any(axis=2))
-            order = order.reshape(positions.shape)
-            lanes = np.array([in_lanes(quad, order)[0] for quad in weights])
-            used = np.argwhere(lanes.any(axis=(2, 3)))
-            if best is None or len(used) < len(best[0]):
-                taps = [(chosen[quad], int(group), number) for number, (quad, group) in enumerate(used)]
-                best = taps, lanes[used[:, 0], used[:, 1]], order
-        return best
+            order = order.reshape(places.shape)
+            lanes = np.array([in_lanes(quad, order) for quad in weights]).reshape(len(chosen), *places.shape, 4)
+            used = int(lanes.any(axis=(3, 4)).sum())
+            if best is None or used < best[0]:
+                best = used, chosen, lanes, order
+        _, chosen, lanes, order = best
+        self._reorder_channels(index + 1, order, places)
+        return chosen, lanes, order
+
+    def _tap_entries(self, quads: list[TapQuad], lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The entries of `integer_kernels.tap_convolution`: per block those in rows, then those in columns."""
+        row, starts, offsets, data = self.buffers[0].row, [], [], []
+        used = lanes.any(axis=(2, 3, 4))
+        for block in range(lanes.shape[1]):
+            for vertical in (False, True):
+                starts.append(len(offsets))
+                for number, quad in enumerate(quads):
+                    if quad.vertical == vertical and used[number, block]:
+                        offsets.append((quad.row * row + quad.column) * (4 if vertical else 1))
+                        data.append(lanes[number, block])
+            starts.append(len(offsets))
+        return np.array(starts, np.int32), np.array(offsets, np.int32), np.array(data, np.int8)
 
     def _can_be_vertical(self) -> bool:
         """Whether the input is read a register at a time, which makes the image for vertical quads cheap."""
@@ -371,71 +393,97 @@ class _Builder:
 
     def _reads_rows(self) -> bool:
         buffer = self.buffers[0]
-        whole = buffer.width % LANES == 0 and buffer.width <= 8 * LANES and not any(buffer.padding)
+        whole = buffer.width % self.instruction_set.lanes == 0 and not any(buffer.padding)
         return whole and buffer.channels == 1
 
     def _linear(self, index: int) -> None:
-        layer, buffer = self.layers[index], self.buffers[index]
+        layer, buffer, isa = self.layers[index], self.buffers[index], self.instruction_set
         outputs = len(layer.weight)
         weights, tap_offsets, tap_columns = self._weights(index)
-        groups = min(8, -(-outputs // LANES)) if layer.output_float else 8 if outputs > REGISTER else 4
-        packed = not layer.output_float
-        order = output_order(outputs, groups, packed)
-        permute = shared = False
-        if buffer.channels % REGISTER == 0:
-            slots = permute_slots(weights, order)
-            # Sums of float stay in the order of the outputs; bytes may come in any: the next layer's packing follows.
-            by_fours = output_order(outputs, groups, packed, shared=packed)
-            shared = packed and permute_slots(weights, by_fours, shared=True) <= slots
-            picks = slots // SHARING if shared else slots
-            permute = slots + picks <= quads(weights, order)
-            shared &= permute
-        width = entry_bytes(permute, shared)
         skips = self._skips(index)
-        if permute and groups == 8 and not skips and slots * width > order.shape[0] * FIRST_LEVEL_BYTES:
-            # A block's weights have to stay in the cache for all samples but the first. (Of a gated layer's, each
-            # sample reads less than half.)
-            groups = 4
-        order = output_order(outputs, groups, packed, shared)
-        # Enough sums at a time for the latency of an addition: 5 cycles, one pair or two quads each.
-        unroll = max(1, (8 if permute else 16) // groups)
-        if not skips:
-            tap_columns = np.zeros_like(tap_columns)
-        entries = pack(weights, tap_offsets, tap_columns, order, permute=permute, shared=shared, unroll=unroll)
-        products = entries.data.nbytes // width
-        picks = 0 if not permute else products // SHARING if shared else products
-        arithmetic = (products + picks) / 2
         samples = min(self._batch_size, CHUNK)
-        if not skips and self._event_cycles(index) < _linear_cycles(arithmetic, entries.data.nbytes, 1 / samples):
+        best = None
+        for kind, groups in self._linear_kernels(index):
+            # Sums of float stay in the order of the outputs; bytes may come in any: the next layer's packing follows.
+            packed = not layer.output_float and groups % 4 == 0
+            order = output_order(outputs, groups, isa.lanes, packed=packed, shared=kind.shared)
+            if kind.pick:
+                entries = pick_entries(weights, order, isa.window, kind.shared)
+            else:
+                entries = quad_entries(weights, order)
+            picks = 0 if not kind.pick else groups // SHARING if kind.shared else groups
+            arithmetic = groups * isa.dot_cycles + picks * isa.pick_cycles
+            loads = (2 + groups + picks) * isa.load_cycles
+            size = entries * groups * kind.group_bytes
+            # A block's weights stay in the cache for all samples but the first, if they fit. (Of a gated layer's, each
+            # sample reads less than half.)
+            kept = samples if skips or size <= len(order) * FIRST_LEVEL_BYTES else 1
+            cycles = _linear_cycles(entries * max(arithmetic, loads), size, 1 / kept)
+            cycles += len(order) * groups * 3
+            if best is None or cycles < best[0]:
+                best = cycles, kind, groups, order
+        cycles, kind, groups, order = best
+        if not skips and (by_events := self._event_cycles(index)) < cycles:
+            self.cycles += by_events
             self._event_linear(index, weights)
             return
-        first = self._add_layer(index, order, (entries.starts // unroll, entries.offsets, entries.data))
-        blocks = order.shape[0]
+        self.cycles += cycles
+        # Enough sums at a time for the latency of an addition: 5 cycles, one pair or two quads each.
+        unroll = max(1, min(8 if kind.pick else 16, isa.accumulators) // groups)
+        if not skips:
+            tap_columns = np.zeros_like(tap_columns)
+        entries = arrange(weights, tap_offsets, tap_columns, order, kind, isa, unroll)
+        blocks, columns = order.shape[0], entries.starts.shape[1] - 1
+        # What `dot` leaves out is left out of the columns that are read.
+        start_by_column = skips and not isa.dot_is_exact
+        if start_by_column:
+            left_out = [isa.left_out(weights[:, tap_columns == column]) for column in range(columns)]
+            lanes = in_lanes(np.array(left_out, np.int32).T, order)
+            start = np.ascontiguousarray(lanes.transpose(0, 3, 1, 2))
+        else:
+            start = self._start(index, order)
+        first = self._add_layer(index, order, start, (entries.starts // unroll, entries.offsets, entries.data))
         target, step = self._linear_target(index, order)
-        shape = source.Linear(
+        shape = integer_kernels.Linear(
             name=f"layer{index}",
             first_piece=first,
             blocks=blocks,
             groups=groups,
+            lanes=isa.lanes,
             unroll=unroll,
-            columns=entries.starts.shape[1] - 1,
+            columns=columns,
+            start_by_column=start_by_column,
             source=buffer.sample,
             target=step,
             list_step=self._kept_step if skips else 0,
             lowest=layer.output_zero_point if layer.relu else 0,
             output_float=layer.output_float,
             relu=layer.relu,
-            permute=permute,
-            shared=shared,
+            kind=kind,
         )
-        if shared:
-            self._reorder_channels(index + 1, order, output_order(outputs, groups, packed))
-        self._functions.append(source.linear(shape))
+        if kind.shared:
+            self._reorder_channels(index + 1, order, output_order(outputs, groups, isa.lanes, packed=True))
+        self._functions.append(integer_kernels.linear(shape))
+        products = entries.data.nbytes // kind.group_bytes
+        picks = 0 if not kind.pick else products // SHARING if kind.shared else products
         others = blocks * groups * (5 + unroll - 1)
         self.operations.append(Operations(picks, products, others, entries.data.nbytes))
-        columns = f"workspace + {self._kept}" if skips else f"piece(constants, {self._all_columns})"
-        self._calls.append([f"{shape.name}(workspace + {buffer.place}, {target}, constants, {columns}, inside)"])
-        self.kernels.append("n of 64, vpermb" if permute else "quads, vpdpbusd")
+        chosen = f"workspace + {self._kept}" if skips else f"piece(constants, {self._all_columns})"
+        self._calls.append([f"{shape.name}(workspace + {buffer.place}, {target}, constants, {chosen}, inside)"])
+        self.kernels.append("n of 64" if kind.pick else "quads")
+
+    def _linear_kernels(self, index: int) -> list[tuple[Kind, int]]:
+        """The kernels that a linear layer may have: the kind of its entries and the groups of a block."""
+        layer, buffer, isa = self.layers[index], self.buffers[index], self.instruction_set
+        most = min(8, -(-len(layer.weight) // isa.lanes))
+        groups = [most] if layer.output_float else [8, 4] if most > 4 else [4]
+        quads = [(Kind(False, register=isa.register), count) for count in groups]
+        if buffer.channels % isa.window:
+            return quads
+        shared = [] if layer.output_float else [(Kind(True, True, isa.register), count) for count in groups]
+        # Where a window is small, few groups have all of their channels in the same one.
+        fewer = [count for count in (2, 1) if isa.window < 64 and count < groups[-1]]
+        return shared + [(Kind(True, register=isa.register), count) for count in groups + fewer] + quads
 
     def _linear_target(self, index: int, order: np.ndarray) -> tuple[str, int]:
         """Where a linear layer writes, and the bytes from sample to sample."""
@@ -451,63 +499,70 @@ class _Builder:
         layer = self.layers[index]
         if layer.input_zero_point:
             return np.inf
-        rows, registers = layer.active * layer.weight.shape[1], round_up(len(layer.weight), 4 * LANES) // LANES
+        isa, inputs = self.instruction_set, layer.weight.shape[1]
+        rows, registers = layer.active * inputs, round_up(len(layer.weight), 4 * isa.lanes) // isa.lanes
         # Of four rows and four groups: eight interleavings and four products, on one port or two.
-        arithmetic = rows / source.EVENTS * registers / 4 * 8 + layer.weight.shape[1] / 4
+        four = 6 + 4 * isa.dot_cycles * (1 if isa.dot_is_exact else 2)
+        listing = inputs * (0.25 if isa.lanes == 16 else 1.5)
+        arithmetic = rows / integer_kernels.EVENTS * registers / 4 * four + listing
         # Rows here and there come slower than what lies in a row.
         return 1.5 * _linear_cycles(arithmetic, layer.weight.size, layer.active)
 
     def _event_linear(self, index: int, weights: np.ndarray) -> None:
-        layer, buffer = self.layers[index], self.buffers[index]
+        layer, buffer, isa = self.layers[index], self.buffers[index], self.instruction_set
         outputs = len(layer.weight)
         # The most at a time, so that the list is walked seldom, but not beyond the next layer's channels.
-        groups = next(g for g in (16, 8, 4) if g == 4 or round_up(outputs, 8 * LANES) % (g * LANES) == 0)
-        order = output_order(outputs, groups, not layer.output_float)
+        fitting = [g for g in (16, 8) if g <= isa.accumulators and round_up(outputs, 128) % (g * isa.lanes) == 0]
+        groups = max(fitting, default=4)
+        order = output_order(outputs, groups, isa.lanes, packed=not layer.output_float)
         rows = weights.reshape(outputs, -1)
-        rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % LANES)))
+        rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % isa.lanes)))
         inputs, blocks = rows.shape[1], order.shape[0]
-        # The kernel's interleaving puts byte 16 q + 4 v + i of 64 into doubleword 4 q + i of the sums of group v.
-        lanes = in_lanes(rows, order).reshape(blocks, groups // 4, 4, 4, 4, inputs)
+        # The kernel's interleaving puts byte 16 q + 4 v + i of a register into doubleword 4 q + i of group v's sums.
+        lanes = in_lanes(rows, order).reshape(blocks, groups // 4, 4, isa.lanes // 4, 4, inputs)
         data = np.ascontiguousarray(lanes.transpose(0, 5, 1, 3, 2, 4))
-        first = self._add_layer(index, order, (np.zeros(1, np.int32), np.zeros(1, np.int32), data))
+        start = in_lanes(self._zero_point_sums(index).astype(np.int32), order)
+        first = self._add_layer(index, order, start, (np.zeros(1, np.int32), np.zeros(1, np.int32), data))
         target, step = self._linear_target(index, order)
-        shape = source.EventLinear(
+        shape = integer_kernels.EventLinear(
             name=f"layer{index}",
             first_piece=first,
             blocks=blocks,
             groups=groups,
+            lanes=isa.lanes,
             inputs=inputs,
             source=buffer.sample,
             target=step,
             # Whole registers are written behind the last of the list.
-            places=self._reserve(4 * (inputs + 2 * LANES)),
-            values=self._reserve(inputs + 2 * LANES),
+            places=self._reserve(4 * (inputs + 2 * isa.lanes)),
+            values=self._reserve(inputs + 2 * isa.lanes),
             lowest=layer.output_zero_point if layer.relu else 0,
             output_float=layer.output_float,
             relu=layer.relu,
         )
-        self._functions.append(source.event_linear(shape))
-        share = layer.active / source.EVENTS
+        self._functions.append(integer_kernels.event_linear(shape))
+        share = layer.active / integer_kernels.EVENTS
         products = round(share * inputs * blocks * groups)
-        others = 2 * products + blocks * groups * 5 + inputs // LANES * 8
+        others = 2 * products + blocks * groups * 5 + inputs // isa.lanes * 8
         self.operations.append(Operations(0, products, others, round(layer.active * data.nbytes)))
         self._calls.append([f"{shape.name}(workspace + {buffer.place}, {target}, constants, workspace, inside)"])
-        self.kernels.append("events, vpdpbusd")
+        self.kernels.append("events")
 
     def _winners(self, index: int) -> None:
         """The choice of a layer's winners, in the next one's input."""
         layer, target = self.layers[index], self.buffers[index + 1]
         if not layer.relu:
             raise Unsupported("Bytes between the outputs must be no larger than these.")
-        shape = source.Winners(
+        shape = integer_kernels.Winners(
             name=f"winners{index}",
             k=layer.winners,
             rows=target.height,
             row_bytes=target.width * target.channels,
             step=target.row,
             zero_point=layer.output_zero_point,
+            register=self.instruction_set.register,
         )
-        self._functions.append(source.keep_winners(shape))
+        self._functions.append(integer_kernels.keep_winners(shape))
         sample = f"workspace + {target.place + target.first}"
         if target.samples > 1:
             sample += f" + s * {target.sample}"
@@ -523,7 +578,7 @@ class _Builder:
         places = (buffer.row, buffer.channels, 1)
         if layer.kind == "linear" and channels == 1:
             places = (width, 1, 1)
-        shape = source.Input(
+        shape = integer_kernels.Input(
             channels=channels,
             height=height,
             width=width,
@@ -533,8 +588,10 @@ class _Builder:
             zero_point=quantization.zero_point,
             vertical=layer.kind == "conv" and self._can_be_vertical(),
             sums=self.gate is not None,
+            lanes=self.instruction_set.lanes,
         )
-        self._functions.append(source.input_rows(shape) if self._reads_rows() else source.input_values(shape))
+        by_rows = self._reads_rows()
+        self._functions.append(integer_kernels.input_rows(shape) if by_rows else integer_kernels.input_values(shape))
 
     # The whole
 
@@ -555,15 +612,14 @@ class _Builder:
             second = [f"choose_columns({sums}, workspace + {self._energies}, {kept}, workspace, constants)"]
         return [first, second, *self._calls[: self._first_linear]]
 
-    @property
-    def cycles(self) -> float:
-        """An estimate, per sample: one port permutes, two do arithmetic."""
-        arithmetic = sum(work.permutations + work.products + work.others for work in self.operations)
-        return max(sum(work.permutations for work in self.operations), arithmetic / 2)
-
     def program(self) -> CompiledProgram:
         return CompiledProgram(
-            self.text(), self.constants, self.workspace(), self.kernels, self.operations, chunk=CHUNK
+            self.text(),
+            self.constants,
+            self.workspace(),
+            [f"{kernel}, {self.instruction_set.name}" for kernel in self.kernels],
+            self.operations,
+            CHUNK,
         )
 
     def text(self) -> str:
@@ -572,6 +628,7 @@ class _Builder:
         outputs = len(self.layers[-1].weight)
         sample_parts = self._sample_parts()
         chunk_parts = self._calls[self._first_linear :]
+        indent = integer_kernels.indent
         body = [
             f"for begin in range(0, samples, {CHUNK}):",
             f"    inside = min({CHUNK}, samples - begin)",
@@ -583,40 +640,14 @@ class _Builder:
             f"            value = load_float(workspace + {self._out} + {self._out_step} * s + 4 * o)",
             f"            store_float(out_place + 4 * ({outputs} * (begin + s) + o), value)",
         ]
-        run = source.run_function(*(1 + len(shape) for shape in shapes), body)
-        repeat = [
-            "@njit(nogil=True, cache=True)",
-            "def repeat(number, times, x, workspace, constants):",
-            f'    """Runs one part on at most {CHUNK} samples: the input, the gate, or a layer."""',
-            "    x_place, begin, bad = address_of(x), 0, False",
-            f"    inside = min({CHUNK}, len(x))",
-            "    for time in range(times):",
-        ]
-        for number, part in enumerate(sample_parts):
-            loop = ["for s in range(inside):", *("    " + line for line in part or ["pass"])]
-            repeat += [f"        if number == {number}:", *("            " + line for line in loop)]
-        for number, part in enumerate(chunk_parts, len(sample_parts)):
-            repeat += [f"        if number == {number}:", *("            " + line for line in part)]
-        repeat.append("    return bad")
-        return "\n".join([source.HEADER + "".join(self._functions), "", *run, "", "", *repeat, ""])
+        run = integer_kernels.run_function(*(1 + len(shape) for shape in shapes), body)
+        parts = [["for s in range(inside):", *indent(part or ["pass"])] for part in sample_parts] + chunk_parts
+        repeat = integer_kernels.repeat_function(CHUNK, enumerate(parts))
+        functions = integer_kernels.PIECE + "".join(self._functions)
+        return "\n".join([integer_kernels.header(self.instruction_set) + functions, "", *run, "", "", *repeat, ""])
 
 
 def _linear_cycles(arithmetic: float, weight_bytes: int, share: float) -> float:
     """An estimate of what a linear layer takes per sample, which reads the share `share` of its weights for each."""
     near = weight_bytes <= SECOND_LEVEL_BYTES
     return max(arithmetic, share * weight_bytes / (SECOND_LEVEL_SPEED if near else THIRD_LEVEL_SPEED))
-
-
-def _tile(cells: tuple[int, int], per_cell: int, one_column: bool) -> tuple[int, int]:
-    """Pooled cells per tile: what fills the accumulators with the least computed twice, tall rather than wide."""
-    most = ACCUMULATORS // per_cell
-    if most == 0:
-        raise Unsupported("The pool is too large for a tile.")
-    best, least = (1, 1), None
-    for rows in range(1, min(cells[0], most) + 1):
-        for columns in range(1, 2 if one_column else min(cells[1], most // rows) + 1):
-            tiles = -(-cells[0] // rows) * -(-cells[1] // columns)
-            cost = tiles * (rows * columns * per_cell + 4)
-            if least is None or cost <= least:
-                best, least = (rows, columns), cost
-    return best

@@ -1,22 +1,28 @@
 """Weights in the order in which the kernels read them.
 
 Every kernel sees a layer as `weights[outputs, taps, channels]`: a tap is a place of the input, `channels` bytes behind
-one address. A convolution has a tap per kernel element, a linear layer one per position of its input. 16 outputs are
-the 16 doublewords of a register (a group); the groups that a kernel computes at the same time are a block.
+one address. As many outputs as a register has lanes are a group; the groups that a kernel computes at the same time are
+a block.
 
 An entry is what one step of a kernel's inner loop reads: an offset to the activations, and for each group of a block
 
-- permute: 64 bytes that pick four of 64 channels for each output, and their 64 weights; where outputs share their
-  channels in fours, one pick is enough for four groups (all picks come first, then all weights);
-- quad: the 64 weights of four neighbouring bytes of activations, which all outputs share.
+- of kind pick: a register of indices that pick four channels of a window for each output, and their weights; where
+  outputs share their channels in fours, one register of indices is enough for four groups (all indices come first, then
+  all weights);
+- of kind quad: the weights of four neighbouring bytes of activations, which all outputs share.
+
+An entry that would be zero for all outputs of a block is left out, so that a window or a quad that none of them uses
+costs nothing.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-LANES = 16
-REGISTER = 64
+from .instruction_sets import InstructionSet
+
+#: Bytes that processors fetch together; buffers and pieces begin at multiples of it.
+CACHE_LINE = 64
 #: Outputs in a row that may share the channels that they read.
 SHARING = 4
 
@@ -25,10 +31,19 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def entry_bytes(permute: bool, shared: bool = False) -> int:
-    """The bytes of an entry for each group of a block."""
-    picks = 0 if not permute else REGISTER // SHARING if shared else REGISTER
-    return picks + REGISTER
+@dataclass(frozen=True)
+class Kind:
+    """The kind of a layer's entries."""
+
+    pick: bool
+    shared: bool = False  # outputs share their channels in fours
+    register: int = 64  # bytes
+
+    @property
+    def group_bytes(self) -> int:
+        """The bytes of an entry for each group of a block."""
+        indices = 0 if not self.pick else self.register // SHARING if self.shared else self.register
+        return indices + self.register
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,7 @@ class Entries:
     Attributes:
         starts: int32 [blocks, columns + 1]; entries starts[b, c] to starts[b, c + 1] read column c for block b.
         offsets: int32 [entries], bytes from the place that a tile reads.
-        data: uint8 [entries, groups * entry_bytes].
+        data: uint8 [entries, groups * bytes of a group].
     """
 
     starts: np.ndarray
@@ -46,36 +61,36 @@ class Entries:
     data: np.ndarray
 
 
-def output_order(outputs: int, groups: int, packed: bool, shared: bool = False) -> np.ndarray:
-    """The output of each lane, int [blocks, groups, 16]; `outputs` and more where there is none.
+def output_order(outputs: int, groups: int, lanes: int, *, packed: bool, shared: bool = False) -> np.ndarray:
+    """The output of each lane, int [blocks, groups, lanes]; `outputs` and more where there is none.
 
-    With `packed`, the four groups of 64 outputs are interleaved as `intrinsics.pack` needs them. With `shared`, each
-    four outputs in a row are in the same lane of four groups instead.
+    With `packed`, each four groups are interleaved as the operation `pack` needs them. With `shared`, each four outputs
+    in a row are in the same lane of four groups instead.
     """
-    blocks = -(-outputs // (groups * LANES))
-    order = np.arange(blocks * groups * LANES)
+    blocks = -(-outputs // (groups * lanes))
+    order = np.arange(blocks * groups * lanes)
     if shared:
-        order = order.reshape(-1, LANES, SHARING).swapaxes(1, 2)
+        order = order.reshape(-1, lanes, SHARING).swapaxes(1, 2)
     elif packed:
-        order = order.reshape(-1, 4, 4, 4).swapaxes(1, 2)
-    return order.reshape(blocks, groups, LANES)
+        order = order.reshape(-1, lanes // 4, 4, 4).swapaxes(1, 2)
+    return order.reshape(blocks, groups, lanes)
 
 
 def in_lanes(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """values[outputs, ...] as [blocks, groups, 16, ...]; zeros where there is no output."""
+    """values[outputs, ...] as [blocks, groups, lanes, ...]; zeros where there is no output."""
     padded = np.zeros((order.size, *values.shape[1:]), values.dtype)
     padded[: len(values)] = values
     return padded[order]
 
 
-def _windows(weights: np.ndarray) -> np.ndarray:
-    """The weights by windows of 64 channels, [outputs, taps, windows, 64]."""
-    return weights.reshape(*weights.shape[:2], -1, REGISTER)
+def _windows(weights: np.ndarray, window: int) -> np.ndarray:
+    """The weights by windows of channels, [outputs, taps, windows, window]."""
+    return weights.reshape(*weights.shape[:2], -1, window)
 
 
-def _needed(weights: np.ndarray, shared: bool) -> np.ndarray:
+def _needed(weights: np.ndarray, window: int, shared: bool) -> np.ndarray:
     """The channels that each output picks, bool as `_windows`; with `shared`, those that any of four in a row needs."""
-    needed = _windows(weights) != 0
+    needed = _windows(weights, window) != 0
     if shared:
         padded = np.pad(needed, ((0, -len(needed) % SHARING), (0, 0), (0, 0), (0, 0)))
         sets = padded.reshape(-1, SHARING, *needed.shape[1:]).any(axis=1)
@@ -83,9 +98,9 @@ def _needed(weights: np.ndarray, shared: bool) -> np.ndarray:
     return needed
 
 
-def _permute_slots(weights: np.ndarray, shared: bool) -> tuple[np.ndarray, np.ndarray]:
+def _slots(weights: np.ndarray, window: int, shared: bool) -> tuple[np.ndarray, np.ndarray]:
     """Indices and values of the picked channels of each window, [outputs, taps, windows, slots, 4]."""
-    windows, needed = _windows(weights), _needed(weights, shared)
+    windows, needed = _windows(weights, window), _needed(weights, window, shared)
     slots = max(1, -(-int(needed.sum(axis=-1).max(initial=0)) // 4))
     channel = np.argsort(~needed, axis=-1, kind="stable")[..., : 4 * slots]
     values = np.take_along_axis(windows, channel, axis=-1)
@@ -93,55 +108,53 @@ def _permute_slots(weights: np.ndarray, shared: bool) -> tuple[np.ndarray, np.nd
     return channel.astype(np.uint8).reshape(shape), values.reshape(shape)
 
 
-def permute_slots(weights: np.ndarray, order: np.ndarray, shared: bool = False) -> int:
-    """How many permute-and-multiply pairs a layer takes per position, all blocks together."""
-    most = in_lanes(_needed(weights, shared).sum(axis=-1), order).max(axis=(1, 2))
-    return int((-(-most // 4)).sum()) * order.shape[1]
+def pick_entries(weights: np.ndarray, order: np.ndarray, window: int, shared: bool = False) -> int:
+    """How many entries of kind pick a layer takes, all blocks together."""
+    most = in_lanes(_needed(weights, window, shared).sum(axis=-1), order).max(axis=(1, 2))
+    return int((-(-most // 4)).sum())
 
 
-def quads(weights: np.ndarray, order: np.ndarray) -> int:
-    """How many multiplications of a quad a layer takes per position, all blocks together."""
+def quad_entries(weights: np.ndarray, order: np.ndarray) -> int:
+    """How many entries of kind quad a layer takes, all blocks together."""
     outputs, taps, channels = weights.shape
     used = (weights.reshape(outputs, taps, channels // 4, 4) != 0).any(axis=-1)
-    return int(in_lanes(used, order).any(axis=(1, 2)).sum()) * order.shape[1]
+    return int(in_lanes(used, order).any(axis=(1, 2)).sum())
 
 
-def pack(
+def arrange(
     weights: np.ndarray,
     tap_offsets: np.ndarray,
     tap_columns: np.ndarray,
     order: np.ndarray,
-    *,
-    permute: bool,
-    shared: bool = False,
+    kind: Kind,
+    instruction_set: InstructionSet,
     unroll: int = 1,
 ) -> Entries:
     """The entries of a layer.
 
     Args:
-        weights: int8 [outputs, taps, channels], channels a multiple of 64 (permute) or 4 (quad).
+        weights: int8 [outputs, taps, channels], channels a multiple of the window (pick) or 4 (quad).
         tap_offsets: int [taps], bytes.
         tap_columns: int [taps], the column that a tap belongs to, from 0.
-        order: from `output_order`.
-        permute: which kind of entries.
-        shared: whether outputs share their channels in fours, for entries to permute; `order` has to be of that kind.
+        order: from `output_order`, of outputs that share their channels if the kind says so.
         unroll: the number of entries of each block and column is padded to a multiple of it by entries of zeros.
     """
     outputs, taps, channels = weights.shape
-    if permute:
-        index, values = (in_lanes(array, order) for array in _permute_slots(weights, shared))
-        parts, width = values.shape[4] * values.shape[5], REGISTER
-        lanes = np.stack([index.view(np.int8), values], axis=3)  # [blocks, groups, 16, index or weight, taps, ...]
-        part_offsets = np.repeat(np.arange(channels // REGISTER) * width, values.shape[5])
+    blocks, groups, lanes_of_group = order.shape
+    if kind.pick:
+        window = instruction_set.window
+        index, values = (in_lanes(array, order) for array in _slots(weights, window, kind.shared))
+        parts = values.shape[4] * values.shape[5]
+        lanes = np.stack([index.view(np.int8), values], axis=3)  # [blocks, groups, lanes, index or weight, taps, ...]
+        part_offsets = np.repeat(np.arange(channels // window) * window, values.shape[5])
     else:
         values = in_lanes(weights.reshape(outputs, taps, channels // 4, 1, 4), order)
-        parts, width = values.shape[4], 4
+        parts = values.shape[4]
         lanes = values[:, :, :, None]
-        part_offsets = np.arange(parts) * width
-    blocks, groups = order.shape[:2]
+        part_offsets = np.arange(parts) * 4
     used = (values != 0).any(axis=(1, 2, 6)).reshape(blocks, taps, parts)
-    lanes = lanes.reshape(blocks, groups, LANES, -1, taps, parts, 4)
-    rows = lanes.transpose(0, 4, 5, 1, 3, 2, 6)  # [blocks, taps, parts, groups, index and weight, 16, 4]
+    lanes = lanes.reshape(blocks, groups, lanes_of_group, -1, taps, parts, 4)
+    rows = lanes.transpose(0, 4, 5, 1, 3, 2, 6)  # [blocks, taps, parts, groups, index and weight, lanes, 4]
 
     columns = int(np.max(tap_columns)) + 1
     starts = np.zeros((blocks, columns + 1), np.int32)
@@ -154,11 +167,11 @@ def pack(
             tap, part = np.nonzero(in_column)
             padding = -len(tap) % unroll
             offsets.append(np.pad(np.asarray(tap_offsets)[tap] + part_offsets[part], (0, padding)))
-            chosen = rows[block, tap, part]  # [entries, groups, index and weight, 16, 4]
-            if shared:
+            chosen = rows[block, tap, part]  # [entries, groups, index and weight, lanes, 4]
+            if kind.shared:
                 picks, chosen = chosen[:, ::SHARING, 0], chosen[:, :, 1]
                 chosen = np.concatenate([picks.reshape(len(tap), -1), chosen.reshape(len(tap), -1)], axis=1)
-            data.append(np.pad(chosen.reshape(len(tap), -1), ((0, padding), (0, 0))))
+            data.append(np.pad(chosen.reshape(len(tap), groups * kind.group_bytes), ((0, padding), (0, 0))))
             count += len(tap) + padding
         starts[block, columns] = count
     data = np.concatenate(data).view(np.uint8)

@@ -19,7 +19,7 @@ import numpy as np
 
 from dualsparse.layers import FloatLayer, InputQuantization, IntegerLayer
 
-from .packing import REGISTER, round_up
+from .weight_layout import CACHE_LINE, round_up
 
 
 class Unsupported(Exception):
@@ -52,8 +52,8 @@ def check_layers(layers: Sequence[FloatLayer] | Sequence[IntegerLayer], quantiza
 
 def aligned(content: np.ndarray) -> np.ndarray:
     """A copy of uint8 `content` that begins at a cache line: registers that cross lines cost twice."""
-    memory = np.empty(len(content) + REGISTER, np.uint8)
-    skipped = -memory.ctypes.data % REGISTER
+    memory = np.empty(len(content) + CACHE_LINE, np.uint8)
+    skipped = -memory.ctypes.data % CACHE_LINE
     copy = memory[skipped : skipped + len(content)]
     copy[:] = content
     return copy
@@ -71,11 +71,11 @@ class Constants:
         return len(self.pieces) - 1
 
     def blob(self) -> np.ndarray:
-        place = round_up(8 * len(self.pieces), REGISTER)
+        place = round_up(8 * len(self.pieces), CACHE_LINE)
         table, content = np.zeros(place // 8, np.int64), []
         for number, piece in enumerate(self.pieces):
             table[number] = place
-            padding = np.zeros(-piece.nbytes % REGISTER, np.uint8)
+            padding = np.zeros(-piece.nbytes % CACHE_LINE, np.uint8)
             content += [piece.reshape(-1).view(np.uint8), padding]
             place += piece.nbytes + len(padding)
         return aligned(np.concatenate([table.view(np.uint8), *content]))
@@ -85,9 +85,9 @@ class Constants:
 class Operations:
     """What a layer asks of the processor, per sample."""
 
-    permutations: int  # vpermb
-    products: int  # vpdpbusd, or float32 multiply-add
-    others: int  # 512-bit instructions of pooling and requantisation
+    permutations: int  # registers of picked channels
+    products: int  # registers of four products each, or float32 multiply-add
+    others: int  # instructions of pooling and requantisation
     weight_bytes: int  # read once per sample or, by a linear layer, once per chunk
 
 
@@ -191,8 +191,10 @@ def load_module(source: str) -> ModuleType:
 
     Its name is a hash of everything that its code depends on, so that a stale file is never met.
     """
-    imported = [Path(__file__).with_name(f"{name}.py").read_text() for name in ("intrinsics", "handover")]
-    parts = [source, *imported, numba.__version__, llvmlite.__version__]
+    here = Path(__file__).parent
+    imported = [here / "registers.py", here / "handover.py", *sorted((here / "instruction_sets").glob("*.py"))]
+    # Numba itself keeps apart what it compiles for different processors.
+    parts = [source, *(file.read_text() for file in imported), numba.__version__, llvmlite.__version__]
     name = "program_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     path = _cache_directory(os.environ.get("DUALSPARSE_CACHE")) / f"{name}.py"
     if not path.exists():

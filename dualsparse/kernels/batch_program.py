@@ -1,9 +1,9 @@
-"""Programs with 16 samples in a register: for float32, and for 8-bit weights in blocks of four input channels.
+"""Programs with a sample in each lane of a register: for float32, and for 8-bit weights in blocks of four input channels.
 
 Here the lanes of a register are samples, so that every weight may be zero or not by itself: a kernel walks the list of
 an output's non-zero weights, spreads each over a register, and multiplies it with the activations at the positions of
-a tile. Activations are cells of 64 bytes: one channel of 16 samples in float32, or four channels of 16 samples in
-bytes, which one vpdpbusd multiplies with four weights.
+a tile. Activations are cells of a register each: a sample's value of one channel in each lane in float32, or its values
+of four channels in bytes, which `dot` multiplies with four weights.
 
 Each weight meets another place of the input, so what limits is how fast activations come from memory. A tile's input
 is therefore cut along the channels into splits that fit the first-level cache, and all outputs are brought forward by
@@ -18,22 +18,22 @@ import numpy as np
 
 from dualsparse.layers import FloatLayer, InputQuantization, IntegerLayer
 
-from .compiled import CompiledProgram, Constants, Operations, Unsupported, check_layers
-from .packing import LANES, REGISTER, cover, quad_weights, round_up
-from .source import HEADER, function, indent, run_function
+from .compilation import CompiledProgram, Constants, Operations, Unsupported, check_layers
+from .instruction_sets import InstructionSet
+from .integer_kernels import PIECE, function, header, indent, repeat_function, run_function
+from .weight_layout import CACHE_LINE, cover, quad_weights, round_up
 
-#: Groups of 16 samples that a linear layer computes together, so that each weight is used more than once.
+#: Registers of samples that a linear layer computes together, so that each weight is used more than once.
 GROUPS = 2
 #: Sums of a linear layer that are computed together, because an addition has to wait for the one before.
 LINEAR_OUTPUTS = 4
 #: Bytes of a tile's input that are worked on at a time; the first-level cache also holds sums and weights.
 SPLIT_BYTES = 28 * 1024
-ACCUMULATORS = 24
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Activations of `groups` times 16 samples: planes (channels or four channels) of rows of cells, with padding."""
+    """Activations of `groups` registers of samples: planes (channels or four channels) of rows of cells, with padding."""
 
     place: int
     planes: int
@@ -42,10 +42,11 @@ class Buffer:
     padding: tuple[int, int, int, int]  # top, left, bottom, right
     groups: int
     fill: int  # the byte of padding
+    cell: int  # bytes: a register
 
     @property
     def row(self) -> int:
-        return (self.width + self.padding[1] + self.padding[3]) * REGISTER
+        return (self.width + self.padding[1] + self.padding[3]) * self.cell
 
     @property
     def plane(self) -> int:
@@ -57,7 +58,7 @@ class Buffer:
 
     @property
     def first(self) -> int:
-        return self.padding[0] * self.row + self.padding[1] * REGISTER
+        return self.padding[0] * self.row + self.padding[1] * self.cell
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def sparse_weights(layer: FloatLayer | IntegerLayer, buffer: Buffer, input_by_qu
         for output, taps in enumerate(kernel[:, 0]):
             chosen = cover(taps != 0, True, False, False)
             for quad, values in zip(chosen, quad_weights(taps[None], chosen)[:, 0], strict=True):
-                offset = int(quad.vertical) * buffer.plane + quad.row * buffer.row + quad.column * REGISTER
+                offset = int(quad.vertical) * buffer.plane + quad.row * buffer.row + quad.column * buffer.cell
                 found.append((output, int(quad.vertical), offset, *values))
         table = np.array(found, np.int64).reshape(-1, 7)
         return Weights(table[:, 0], table[:, 1], table[:, 2], table[:, 3:].astype(np.int8))
@@ -98,7 +99,7 @@ def sparse_weights(layer: FloatLayer | IntegerLayer, buffer: Buffer, input_by_qu
     kernel = np.pad(kernel, ((0, 0), (0, -kernel.shape[1] % size), (0, 0), (0, 0)))
     blocks = kernel.reshape(len(kernel), -1, size, *kernel.shape[2:])
     outputs, planes, rows, columns = np.nonzero(blocks.any(axis=2))
-    offsets = planes * buffer.plane + rows * dilation[0] * buffer.row + columns * dilation[1] * REGISTER
+    offsets = planes * buffer.plane + rows * dilation[0] * buffer.row + columns * dilation[1] * buffer.cell
     return Weights(outputs, planes, offsets, blocks[outputs, planes, :, rows, columns])
 
 
@@ -122,6 +123,7 @@ class Sparse:
     relu: bool
     lowest: int
     output_float: bool
+    register: int  # bytes
 
     def positions(self) -> list[tuple[int, int]]:
         """Output positions of a tile, cell by cell."""
@@ -166,7 +168,7 @@ def sparse_layer(shape: Sparse) -> str:
     positions = shape.positions()
     many, inside = len(positions), shape.pool[0] * shape.pool[1]
     names = [[f"a{q}_{p}" for p in range(many)] for q in range(shape.together)]
-    slot_bytes = many * REGISTER
+    slot_bytes = many * shape.register
     step = [f"entry = entries + e * {8 * shape.together}"]
     for q in range(shape.together):
         step += [f"there = here + load_int32(entry + {8 * q})", f"weight = broadcast(entry + {8 * q + 4})"]
@@ -183,7 +185,7 @@ def sparse_layer(shape: Sparse) -> str:
     multiply: list[str] = []
     if not fused:
         sums = [
-            (names[q][p], f"slot + {q * slot_bytes + p * REGISTER}") for q in range(shape.together) for p in range(many)
+            (names[q][p], f"slot + {q * slot_bytes + p * shape.register}") for q in range(shape.together) for p in range(many)
         ]
         multiply = [
             f"for number in range({shape.splits * shape.blocks}):",
@@ -209,8 +211,8 @@ def sparse_layer(shape: Sparse) -> str:
             finish += indent(step)
         else:
             finish.append(f"slot = sums + load_int32(slots + 4 * output) * {slot_bytes}")
-            finish += [f"{name} = load(slot + {p * REGISTER})" for p, name in enumerate(names[0])]
-            finish += [f"store(slot + {p * REGISTER}, zero)" for p in range(many)]
+            finish += [f"{name} = load(slot + {p * shape.register})" for p, name in enumerate(names[0])]
+            finish += [f"store(slot + {p * shape.register}, zero)" for p in range(many)]
         for cell, place in enumerate(places):
             largest, *others = names[0][cell * inside : (cell + 1) * inside]
             for name in others:
@@ -244,7 +246,7 @@ def sparse_layer(shape: Sparse) -> str:
 
 
 def read_input(first: Buffer, image: Buffer | None, quantization: InputQuantization | None, shape: tuple) -> str:
-    """The source of the function that reads 16 samples: into cells, quantised if the layers are of integers.
+    """The source of the function that reads a register of samples: into cells, quantised if the layers are of integers.
 
     Args:
         first: the input of the first layer.
@@ -269,28 +271,28 @@ def read_input(first: Buffer, image: Buffer | None, quantization: InputQuantizat
             "value = minimum(maximum(value, zero), most)",
         ]
     loops = [f"for row in range({height}):", f"    for column in range({width}):"]
-    cell = f"row * {first.row} + column * {REGISTER}"
+    cell = f"row * {first.row} + column * {first.cell}"
     if image is not None:
-        rows, columns = image.plane // image.row, image.row // REGISTER
-        place = f"image + {image.first} + row * {image.row} + column * {REGISTER}"
+        rows, columns = image.plane // image.row, image.row // image.cell
+        place = f"image + {image.first} + row * {image.row} + column * {image.cell}"
         lines += [*loops, *indent(["channel = 0", *read, f"store({place}, value)"], 2)]
         lines += [
             f"for row in range({rows}):",
             "    word = zero",
             f"    for column in range({columns}):",
-            f"        word = shift_in(load(image + row * {image.row} + column * {REGISTER}), word)",
+            f"        word = shift_in(load(image + row * {image.row} + column * {image.cell}), word)",
             "        if column >= 3:",
-            f"            store(target + row * {image.row} + (column - 3) * {REGISTER}, word)",
+            f"            store(target + row * {image.row} + (column - 3) * {image.cell}, word)",
             # What lies right of the image meets no weight.
             f"    for column in range({columns - 3}, {columns}):",
             "        word = shift_in(zero, word)",
-            f"        store(target + row * {image.row} + column * {REGISTER}, word)",
+            f"        store(target + row * {image.row} + column * {image.cell}, word)",
             f"for column in range({columns}):",
             "    word = zero",
             f"    for row in range({rows}):",
-            f"        word = shift_in(load(image + row * {image.row} + column * {REGISTER}), word)",
+            f"        word = shift_in(load(image + row * {image.row} + column * {image.cell}), word)",
             "        if row >= 3:",
-            f"            store(target + {image.plane} + (row - 3) * {image.row} + column * {REGISTER}, word)",
+            f"            store(target + {image.plane} + (row - 3) * {image.row} + column * {image.cell}, word)",
         ]
     elif quantization is None:
         store = f"store(target + {first.first} + channel * {first.plane} + {cell}, value)"
@@ -307,18 +309,22 @@ def read_input(first: Buffer, image: Buffer | None, quantization: InputQuantizat
         ]
         lines += [f"for block in range({-(-channels // 4)}):", *indent(loops), *indent(block, 3)]
     lines.append("return any_nonzero(finite)")
-    doc = "Reads 16 samples, of which the last exists more than once if there are fewer; tells of values not finite."
+    doc = "Reads a register of samples, of which the last exists more than once if there are fewer; tells of values not finite."
     return function("read_input", "x, last, image, target", doc, lines)
 
 
-class BatchedBuilder:
+class BatchBuilder:
     """Collects the kernels' sources, the constants and the workspace of a program, layer by layer."""
 
     def __init__(
-        self, layers: Sequence[FloatLayer] | Sequence[IntegerLayer], quantization: InputQuantization | None = None
+        self,
+        layers: Sequence[FloatLayer] | Sequence[IntegerLayer],
+        quantization: InputQuantization | None,
+        instruction_set: InstructionSet,
     ):
         """Plan a program for layers all of float32 or, with a quantisation of the input, all of integers."""
         self.layers = layers
+        self.instruction_set = instruction_set
         self.integer = quantization is not None
         self.quantization = quantization
         self.constants = Constants()
@@ -347,7 +353,7 @@ class BatchedBuilder:
 
     def _reserve(self, size: int) -> int:
         place = self._size
-        self._size += round_up(size, REGISTER)
+        self._size += round_up(size, CACHE_LINE)
         return place
 
     def _input_buffer(self, index: int) -> Buffer:
@@ -357,27 +363,28 @@ class BatchedBuilder:
         groups = GROUPS if index >= self._first_linear else 1
         padding = layer.padding if layer.kind == "conv" else (0, 0, 0, 0)
         fill = layer.input_zero_point if self.integer else 0
-        buffer = Buffer(0, planes, height, width, padding, groups, fill)
+        buffer = Buffer(0, planes, height, width, padding, groups, fill, self.instruction_set.register)
         return self._placed(buffer)
 
     def _placed(self, buffer: Buffer) -> Buffer:
         # A linear layer's offsets may reach a group's last cell only; a quad's, one row of cells further.
-        size = buffer.groups * buffer.group + 4 * REGISTER
+        size = buffer.groups * buffer.group + 4 * buffer.cell
         place = self._reserve(size)
         self._fills.append((place, size, buffer.fill))
         return replace(buffer, place=place)
 
     def _final_buffer(self) -> Buffer:
         channels, height, width = (*self.layers[-1].output_shape, 1, 1)[:3]
-        return self._placed(Buffer(0, channels, height, width, (0, 0, 0, 0), GROUPS, 0))
+        register = self.instruction_set.register
+        return self._placed(Buffer(0, channels, height, width, (0, 0, 0, 0), GROUPS, 0, register))
 
     def _quad_image(self) -> Buffer:
         first = self.buffers[0]
         place = self._reserve(first.plane)
-        return Buffer(place, 1, first.height, first.width, first.padding, 1, 0)
+        return Buffer(place, 1, first.height, first.width, first.padding, 1, 0, first.cell)
 
     def _layer(self, index: int) -> None:
-        layer, buffer = self.layers[index], self.buffers[index]
+        layer, buffer, isa = self.layers[index], self.buffers[index], self.instruction_set
         last = index == len(self.layers) - 1
         target = self._final if last else self.buffers[index + 1]
         weights = sparse_weights(layer, buffer, self._by_quads and index == 0)
@@ -385,9 +392,9 @@ class BatchedBuilder:
         pool = layer.pool or (1, 1)
         if layer.kind == "conv":
             cells, together = layer.output_shape[1:], 1
-            step = (layer.stride[0] * buffer.row, layer.stride[1] * REGISTER)
+            step = (layer.stride[0] * buffer.row, layer.stride[1] * buffer.cell)
             tile, splits, cycles = self._conv_tile(layer, buffer, len(weights.outputs))
-            target_step = (target.plane, target.row, REGISTER)
+            target_step = (target.plane, target.row, target.cell)
         else:
             cells, tile, together, splits = (1, GROUPS), (1, GROUPS), LINEAR_OUTPUTS, 1
             step = (0, buffer.group)
@@ -409,10 +416,11 @@ class BatchedBuilder:
             pool=pool,
             step=step,
             target=target_step,
-            sums=self._reserve(slots_filled * positions * REGISTER),
+            sums=self._reserve(slots_filled * positions * isa.register),
             relu=layer.relu,
             lowest=layer.output_zero_point if self.integer and layer.relu else 0,
             output_float=not self.integer or layer.output_float,
+            register=isa.register,
         )
         self.constants.add(starts)
         self.constants.add(entries)
@@ -421,7 +429,7 @@ class BatchedBuilder:
         offset = np.zeros(outputs, np.float32)
         if self.integer:
             total = layer.weight.astype(np.int64).reshape(len(layer.weight), -1).sum(axis=1)
-            start[: len(total)] = -layer.input_zero_point * total
+            start[: len(total)] = isa.left_out(layer.weight) - layer.input_zero_point * total
             multiplier[: len(total)], offset[: len(total)] = layer.multiplier, layer.offset
         else:
             offset[: len(layer.bias)] = layer.bias
@@ -433,30 +441,30 @@ class BatchedBuilder:
         goes_to = f"workspace + {target.place + target.first}{group}"
         self._calls.append(f"{shape.name}(workspace + {buffer.place}, {goes_to}, {sums}, constants)")
         tiles = -(-cells[0] // tile[0]) * -(-cells[1] // tile[1])
-        products = len(weights.outputs) * tiles * positions // LANES // (GROUPS if layer.kind == "linear" else 1)
+        products = len(weights.outputs) * tiles * positions // isa.lanes // (GROUPS if layer.kind == "linear" else 1)
         self.operations.append(Operations(0, products, 0, entries.nbytes))
-        self.cycles += cycles / LANES
+        self.cycles += cycles / isa.lanes
 
-    @staticmethod
     def _conv_tile(
-        layer: FloatLayer | IntegerLayer, buffer: Buffer, weights: int
+        self, layer: FloatLayer | IntegerLayer, buffer: Buffer, weights: int
     ) -> tuple[tuple[int, int], int, float]:
-        """The tile and the number of splits of least estimated cycles (per 16 samples), and these."""
+        """The tile and the number of splits of least estimated cycles (per register of samples), and these."""
         cells, pool, outputs = layer.output_shape[1:], layer.pool or (1, 1), len(layer.weight)
         kernel = layer.weight.shape[2:]
         best = None
         for rows, columns in product(range(1, cells[0] + 1), range(1, cells[1] + 1)):
             positions = rows * columns * pool[0] * pool[1]
-            if positions > ACCUMULATORS:
+            if positions > self.instruction_set.accumulators:
                 continue
             window = [
                 (count * pool[i] - 1) * layer.stride[i] + (kernel[i] - 1) * layer.dilation[i] + 1
                 for i, count in enumerate((rows, columns))
             ]
-            size = buffer.planes * window[0] * window[1] * REGISTER
+            size = buffer.planes * window[0] * window[1] * buffer.cell
             splits = min(buffer.planes, -(-size // SPLIT_BYTES))
             tiles = -(-cells[0] // rows) * -(-cells[1] // columns)
-            multiply = weights * max((positions + 2) / 2, 5)
+            one = self.instruction_set.dot_cycles if self.integer else 0.5
+            multiply = weights * max(positions * one + 1, 5)
             # Sums are loaded and stored once per split, and once more in the end.
             wait = outputs * positions * 1.5 * (splits + 1) + 10 * outputs * splits
             cycles = tiles * (multiply + wait + size / 40)
@@ -478,19 +486,19 @@ class BatchedBuilder:
 
     def text(self) -> str:
         """The source of the module: `run` is the program, `repeat` runs one part of it, to be timed."""
-        shapes = (self.layers[0].input_shape, self.layers[-1].output_shape)
+        shapes, lanes = (self.layers[0].input_shape, self.layers[-1].output_shape), self.instruction_set.lanes
         inputs, outputs = (int(np.prod(shape)) for shape in shapes)
         image = f"workspace + {self._image.place}" if self._image is not None else "0"
         first = self.buffers[0]
         group = f" + g * {first.group}" if first.groups > 1 else ""
         reading = [
-            f"place = x_place + {4 * inputs} * (begin + {LANES} * g)",
-            f"last = min({LANES}, inside - {LANES} * g) - 1",
+            f"place = x_place + {4 * inputs} * (begin + {lanes} * g)",
+            f"last = min({lanes}, inside - {lanes} * g) - 1",
             f"bad |= read_input(place, last, {image}, workspace + {first.place}{group})",
         ]
         convolutions, others = self._calls[: self._first_linear], self._calls[self._first_linear :]
-        chunk = LANES * GROUPS
-        groups = f"for g in range((inside + {LANES - 1}) // {LANES}):"
+        chunk = lanes * GROUPS
+        groups = f"for g in range((inside + {lanes - 1}) // {lanes}):"
         body = [
             f"for begin in range(0, samples, {chunk}):",
             f"    inside = min({chunk}, samples - begin)",
@@ -498,31 +506,26 @@ class BatchedBuilder:
             *indent([*reading, *convolutions], 2),
             *indent(others),
             "    for s in range(inside):",
-            f"        cells = workspace + {self._final.place} + s // {LANES} * {self._final.group}",
+            f"        cells = workspace + {self._final.place} + s // {lanes} * {self._final.group}",
             f"        for o in range({outputs}):",
-            f"            value = load_float(cells + {REGISTER} * o + 4 * (s % {LANES}))",
+            f"            value = load_float(cells + {self._final.cell} * o + 4 * (s % {lanes}))",
             f"            store_float(out_place + 4 * ({outputs} * (begin + s) + o), value)",
         ]
         run = run_function(*(1 + len(shape) for shape in shapes), body)
-        repeat = [
-            "@njit(nogil=True, cache=True)",
-            "def repeat(number, times, x, workspace, constants):",
-            f'    """Runs one part on at most {chunk} samples: the input, nothing (there is no gate), or a layer."""',
-            "    x_place, begin, bad = address_of(x), 0, False",
-            f"    inside = min({chunk}, len(x))",
-            "    for time in range(times):",
-            "        if number == 0:",
-            f"            {groups}",
-            *indent(reading, 4),
-        ]
+        parts = [(0, [groups, *indent(reading)])]
         for number, call in enumerate(self._calls):
-            loop = [call] if number >= self._first_linear else [groups, "    " + call]
-            repeat += [f"        if number == {number + 2}:", *indent(loop, 3)]
-        repeat.append("    return bad")
-        return "\n".join([HEADER + "".join(self._functions), "", *run, "", "", *repeat, ""])
+            parts.append((number + 2, [call] if number >= self._first_linear else [groups, "    " + call]))
+        repeat = repeat_function(chunk, parts)
+        functions = PIECE + "".join(self._functions)
+        return "\n".join([header(self.instruction_set) + functions, "", *run, "", "", *repeat, ""])
 
     def program(self) -> CompiledProgram:
-        kernel = "unstructured, vpdpbusd" if self.integer else "unstructured, float32"
-        kernels = [kernel] * len(self.layers)
-        chunk = LANES * GROUPS
-        return CompiledProgram(self.text(), self.constants, self.workspace(), kernels, self.operations, chunk)
+        kernel = f"unstructured, {self.instruction_set.name}"
+        return CompiledProgram(
+            self.text(),
+            self.constants,
+            self.workspace(),
+            [kernel] * len(self.layers),
+            self.operations,
+            self.instruction_set.lanes * GROUPS,
+        )
