@@ -38,7 +38,7 @@ class LayerReport:
     kernel: str
     macs: int  # multiplications per sample of a dense layer
     remaining_macs: int  # those with non-zero weights, in computed columns; by events, of active inputs
-    estimated_us: float  # per sample, from remaining_macs and the kernel's usual rate
+    estimated_us: float  # per sample, from the cycles that the plan expects, at 3 GHz
     measured_us: float | None  # per sample, on random inputs; None if the program can't be split
 
 
@@ -58,8 +58,7 @@ class Engine:
         self.threads = len(self._chunks)
         largest = max(stop - start for start, stop in self._chunks)
         self._programs = [
-            _make_program(step, largest, chosen) if isinstance(step, LayerStep) else None
-            for step in plan.steps
+            _make_program(step, largest, chosen) if isinstance(step, LayerStep) else None for step in plan.steps
         ]
         fast = any(isinstance(program, CompiledProgram) for program in self._programs)
         self._instruction_set = chosen.title if fast else "portable"
@@ -173,7 +172,8 @@ class Engine:
             for index, layer in enumerate(step.layers):
                 gated = step.gate is not None and index == step.gate.layer_index
                 share = step.gate.computed_columns / step.gate.columns if gated else 1.0
-                reports.append(_report(layer, program.kernels[index], share, seconds[index]))
+                cycles = program.cycles[index] if isinstance(program, CompiledProgram) else None
+                reports.append(_report(layer, program.kernels[index], share, cycles, seconds[index]))
         return reports
 
     def _layer_seconds(self, step: LayerStep, program: Program) -> list[float | None]:
@@ -220,23 +220,19 @@ class Engine:
         return [layer.name for layer, kernel in zip(layers, self.kernels, strict=True) if kernel == "portable"]
 
 
-#: Multiplications with non-zero weights per µs and thread, by kernel: rounded, from one core at 3 to 4 GHz.
-RATES = {
-    "taps, vpdpbusd": 3.5e5,
-    "n of 64, vpermb": 3e5,
-    "quads, vpdpbusd": 5e5,
-    "events, vpdpbusd": 4e4,
-    "unstructured, float32": 2.5e4,
-    "unstructured, vpdpbusd": 1e5,
-    "portable": 5e3,
-}
+#: To turn estimated cycles into time: rounded, of today's processors.
+CYCLES_PER_US = 3e3
+#: Multiplications with non-zero weights per µs and thread of the portable program.
+PORTABLE_RATE = 5e3
 
 
 def _precision(layer: FloatLayer | IntegerLayer) -> str:
     return "int8" if isinstance(layer, IntegerLayer) else "fp32"
 
 
-def _report(layer: FloatLayer | IntegerLayer, kernel: str, share: float, seconds: float | None) -> LayerReport:
+def _report(
+    layer: FloatLayer | IntegerLayer, kernel: str, share: float, cycles: float | None, seconds: float | None
+) -> LayerReport:
     """Describe one layer of which the share `share` of the columns is computed."""
     positions = 1
     if layer.kind == "conv":
@@ -245,10 +241,11 @@ def _report(layer: FloatLayer | IntegerLayer, kernel: str, share: float, seconds
         positions = height * width * (layer.pool[0] * layer.pool[1] if layer.pool else 1)
     precision = _precision(layer)
     pattern = recognise(layer.weight, layer.input_shape)
+    columns = share
     if kernel.startswith("events"):
         share *= layer.active
     remaining = round(np.count_nonzero(layer.weight) * positions * share)
-    estimated = remaining / RATES.get(kernel, RATES["portable"])
+    estimated = remaining / PORTABLE_RATE if cycles is None else cycles / CYCLES_PER_US * columns
     measured = None if seconds is None else seconds * 1e6
     macs = layer.weight.size * positions
     return LayerReport(layer.name, layer.kind, precision, pattern, kernel, macs, remaining, estimated, measured)
@@ -298,7 +295,9 @@ def _choose_instruction_set(name: str | None) -> InstructionSet | None:
         choices = ", ".join((*INSTRUCTION_SETS, "portable"))
         raise InvalidInputError(f"{source} = {name!r}, expected one of {choices}")
     if missing := INSTRUCTION_SETS[name].missing():
-        raise InvalidInputError(f"{source} = {name!r}: this CPU, or what Numba compiles for, lacks {', '.join(sorted(missing))}")
+        raise InvalidInputError(
+            f"{source} = {name!r}: this CPU, or what Numba compiles for, lacks {', '.join(sorted(missing))}"
+        )
     return INSTRUCTION_SETS[name]
 
 

@@ -20,7 +20,7 @@ from dualsparse.layers import FloatLayer, InputQuantization, IntegerLayer
 
 from .compilation import CompiledProgram, Constants, Operations, Unsupported, check_layers
 from .instruction_sets import InstructionSet
-from .integer_kernels import PIECE, function, header, indent, repeat_function, run_function
+from .integer_kernels import PIECE, function, header, indent, repeat_function, run_function, smaller
 from .weight_layout import CACHE_LINE, cover, quad_weights, round_up
 
 #: Registers of samples that a linear layer computes together, so that each weight is used more than once.
@@ -185,7 +185,9 @@ def sparse_layer(shape: Sparse) -> str:
     multiply: list[str] = []
     if not fused:
         sums = [
-            (names[q][p], f"slot + {q * slot_bytes + p * shape.register}") for q in range(shape.together) for p in range(many)
+            (names[q][p], f"slot + {q * slot_bytes + p * shape.register}")
+            for q in range(shape.together)
+            for p in range(many)
         ]
         multiply = [
             f"for number in range({shape.splits * shape.blocks}):",
@@ -234,8 +236,8 @@ def sparse_layer(shape: Sparse) -> str:
         f"for tile_row in range({rows}):",
         f"    for tile_column in range({columns}):",
         # The last tiles reach back over cells that are done, rather than beyond the end.
-        f"        y = min(tile_row * {shape.tile[0]}, {shape.cells[0] - shape.tile[0]})",
-        f"        x = min(tile_column * {shape.tile[1]}, {shape.cells[1] - shape.tile[1]})",
+        f"        y = {smaller(f'tile_row * {shape.tile[0]}', shape.cells[0] - shape.tile[0])}",
+        f"        x = {smaller(f'tile_column * {shape.tile[1]}', shape.cells[1] - shape.tile[1])}",
         f"        here = source + y * {shape.pool[0] * shape.step[0]} + x * {shape.pool[1] * shape.step[1]}",
         *indent(multiply, 2),
         f"        for o in range({-(-shape.outputs // outputs_at_once)}):",
@@ -329,7 +331,7 @@ class BatchBuilder:
         self.quantization = quantization
         self.constants = Constants()
         self.operations: list[Operations] = []
-        self.cycles = 0.0  # estimated, per sample
+        self.cycles: list[float] = []  # estimated, per layer and sample
         self._fills: list[tuple[int, int, int]] = []
         self._size = 0
         self._functions: list[str] = []
@@ -443,7 +445,7 @@ class BatchBuilder:
         tiles = -(-cells[0] // tile[0]) * -(-cells[1] // tile[1])
         products = len(weights.outputs) * tiles * positions // isa.lanes // (GROUPS if layer.kind == "linear" else 1)
         self.operations.append(Operations(0, products, 0, entries.nbytes))
-        self.cycles += cycles / isa.lanes
+        self.cycles.append(cycles / isa.lanes)
 
     def _conv_tile(
         self, layer: FloatLayer | IntegerLayer, buffer: Buffer, weights: int
@@ -527,5 +529,6 @@ class BatchBuilder:
             self.workspace(),
             [kernel] * len(self.layers),
             self.operations,
+            self.cycles,
             self.instruction_set.lanes * GROUPS,
         )

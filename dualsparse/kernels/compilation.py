@@ -97,6 +97,7 @@ class CompiledProgram:
     Attributes:
         kernels: per layer, what runs it.
         operations: per layer, what it takes per sample, if no column is left out.
+        cycles: per layer, what it should take per sample, if no column is left out: an estimate.
         chunk: how many samples go through all layers together.
     """
 
@@ -107,6 +108,7 @@ class CompiledProgram:
         workspace: np.ndarray,
         kernels: Sequence[str],
         operations: Sequence[Operations],
+        cycles: Sequence[float],
         chunk: int,
     ):
         """Compile `source`, whose `run` computes all and whose `repeat` computes one part again and again.
@@ -114,7 +116,7 @@ class CompiledProgram:
         Args:
             workspace: uint8, the initial content of the memory that a call needs.
         """
-        self.kernels, self.operations, self.chunk = kernels, operations, chunk
+        self.kernels, self.operations, self.cycles, self.chunk = kernels, operations, cycles, chunk
         module = load_module(source)
         self._run, self._repeat = module.run, module.repeat
         # Called directly, compiled code saves the comparison of its arguments' types with its only signature's.

@@ -97,6 +97,11 @@ def repeat_function(chunk: int, parts: Iterable[tuple[int, Iterable[str]]]) -> l
     return [*lines, "    return bad"]
 
 
+def smaller(value: str, bound: int) -> str:
+    """min(value, bound), without a call: a function that `restrict_target` restricts can't take in Numba's own."""
+    return f"{value} if {value} < {bound} else {bound}"
+
+
 def indent(lines: Iterable[str], levels: int = 1) -> list[str]:
     return ["    " * levels + line for line in lines]
 
@@ -199,7 +204,7 @@ def _convolution_loops(conv: Convolution, inner: list[str], vertical: bool) -> l
     down, right = conv.pool[0] * conv.step[0], conv.pool[1] * conv.step[1]
     tile = [
         # The last tile of a column reaches back over cells that are done, rather than beyond the last row.
-        f"y = min(tile_row * {rows}, {conv.cells[0] - rows})",
+        f"y = {smaller(f'tile_row * {rows}', conv.cells[0] - rows)}",
         f"here = source + y * {down} + x * {right}",
         *([f"below = vertical + (y * {down} + x * {right}) * 4"] if vertical else []),
     ]

@@ -57,5 +57,5 @@ def choose_builder(
             builders.append(BatchBuilder(layers, quantization, instruction_set))
     # A register of samples costs the same, however many of them there are.
     filled = batch_size / round_up(batch_size, instruction_set.lanes)
-    costs = [builder.cycles / (filled if isinstance(builder, BatchBuilder) else 1) for builder in builders]
+    costs = [sum(builder.cycles) / (filled if isinstance(builder, BatchBuilder) else 1) for builder in builders]
     return builders[int(np.argmin(costs))] if builders else None

@@ -93,7 +93,7 @@ class SampleBuilder:
         self.constants = Constants()
         self.kernels: list[str] = []
         self.operations: list[Operations] = []
-        self.cycles = 0.0  # estimated, per sample
+        self.cycles: list[float] = []  # estimated, per layer and sample
         self.buffers: list[_Buffer] = []
         self._functions: list[str] = []
         self._calls: list[list[str]] = []
@@ -290,7 +290,7 @@ class SampleBuilder:
                 picking, picking_cycles = tile_of(True, lambda groups: entries)
                 if pick := picking_cycles <= cycles:
                     tile, cycles = picking, picking_cycles
-        self.cycles += cycles
+        self.cycles.append(cycles)
         kind = Kind(pick, register=isa.register)
         order = order_of(tile.groups)
         blocks, groups = order.shape[:2]
@@ -335,9 +335,7 @@ class SampleBuilder:
             calls.append(f"{shape.name}(workspace + {buffer.place}, {place}, constants, {columns})")
             self.kernels.append("n of 64" if pick else "quads")
         self._add_layer(index, order, self._start(index, order), entries)
-        computed = int(
-            np.prod([-(-count // size) * size for count, size in zip(cells, tile.cells, strict=True)])
-        )
+        computed = int(np.prod([-(-count // size) * size for count, size in zip(cells, tile.cells, strict=True)]))
         products = entries[2].nbytes // kind.group_bytes * computed * pool[0] * pool[1]
         # Per group and cell: the maxima, then conversion, product, sum, rounding, and one pack.
         others = computed * blocks * groups * (pool[0] * pool[1] - 1 + 5)
@@ -424,10 +422,10 @@ class SampleBuilder:
                 best = cycles, kind, groups, order
         cycles, kind, groups, order = best
         if not skips and (by_events := self._event_cycles(index)) < cycles:
-            self.cycles += by_events
+            self.cycles.append(by_events)
             self._event_linear(index, weights)
             return
-        self.cycles += cycles
+        self.cycles.append(cycles)
         # Enough sums at a time for the latency of an addition: 5 cycles, one pair or two quads each.
         unroll = max(1, min(8 if kind.pick else 16, isa.accumulators) // groups)
         if not skips:
@@ -619,6 +617,7 @@ class SampleBuilder:
             self.workspace(),
             [f"{kernel}, {self.instruction_set.name}" for kernel in self.kernels],
             self.operations,
+            self.cycles,
             CHUNK,
         )
 

@@ -15,7 +15,6 @@ from onnx_models import ModelBuilder, assert_close, random_input, run_onnxruntim
 
 from dualsparse import Engine, InvalidInputError, reference
 from dualsparse.engine import _split
-from dualsparse.kernels.cpu import REQUIRED, host_features
 
 
 def speech_network(column_gate: bool = False) -> ModelBuilder:

@@ -8,12 +8,17 @@ import pytest
 
 from dualsparse.kernels import compile_program
 from dualsparse.kernels.batch_program import BatchBuilder
+from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS, InstructionSet
 from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
 from dualsparse.reference import run_layers
 
-needs_vbmi = pytest.mark.skipif(
-    False, reason="this CPU has no vpermb or no vpdpbusd of 512 bits"
-)
+#: Those that this machine has; `test_every_instruction_set` runs the others' kernels, too, uncompiled.
+PRESENT = [found for found in INSTRUCTION_SETS.values() if not found.missing()]
+
+
+@pytest.fixture(params=PRESENT, ids=lambda found: found.name)
+def instruction_set(request) -> InstructionSet:
+    return request.param
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -87,12 +92,12 @@ class Network:
     def inputs(self, samples: int) -> np.ndarray:
         return self.rng.standard_normal((samples, *self.layers[0].input_shape)).astype(np.float32)
 
-    def program(self, gate: ColumnGate | None = None):
-        return compile_program(self.layers, self.quantization, gate)
+    def program(self, instruction_set: InstructionSet, gate: ColumnGate | None = None):
+        return compile_program(self.layers, self.quantization, gate, instruction_set=instruction_set)
 
 
-def assert_exact(network: Network, gate: ColumnGate | None = None, samples=(1, 3, 33)):
-    program = network.program(gate)
+def assert_exact(network: Network, instruction_set: InstructionSet, gate: ColumnGate | None = None, samples=(1, 3, 33)):
+    program = network.program(instruction_set, gate)
     assert program is not None
     assert len(program.kernels) == len(network.layers)
     for count in samples:
@@ -106,6 +111,11 @@ def assert_exact(network: Network, gate: ColumnGate | None = None, samples=(1, 3
     return program
 
 
+def names(program) -> list[str]:
+    """The kernels of the layers, without the instruction set."""
+    return [kernel.split(",")[0] for kernel in program.kernels]
+
+
 def speech_network() -> Network:
     """The shapes of the study's network; always the same, so that it is compiled once."""
     network = Network(0, (1, 32, 32), 77)
@@ -116,135 +126,121 @@ def speech_network() -> Network:
 GATE = ColumnGate(kernel_width=16, stride_width=4, keep=2, columns=5, layer_index=1)
 
 
-@needs_vbmi
-def test_speech_network():
-    program = assert_exact(speech_network())
-    assert program.kernels == ["taps, vpdpbusd", "n of 64, vpermb", "n of 64, vpermb", "quads, vpdpbusd"]
+def test_speech_network(instruction_set):
+    program = assert_exact(speech_network(), instruction_set)
+    assert names(program) == ["taps", "n of 64", "n of 64", "quads"]
 
 
-@needs_vbmi
 @pytest.mark.parametrize(("outputs", "zero_point", "k"), [(64, 0, 300), (20, 7, 1), (20, 0, 1000)])
-def test_winners(outputs, zero_point, k):
+def test_winners(instruction_set, outputs, zero_point, k):
     """Also where bytes without an output lie between the outputs, and where all or only one output wins."""
     network = Network(3, (1, 18, 32), 50)
     network.conv(outputs, (5, 5), pool=(2, 2), winners=k, zero_point=zero_point)
     network.conv(70, (3, 3), density=0.2, padding=(1, 1, 1, 1), winners=400, zero_point=zero_point)
     network.linear(150, density=0.2, winners=20, zero_point=zero_point).linear(12, last=True, relu=False)
-    assert_exact(network)
+    assert_exact(network, instruction_set)
 
 
-@needs_vbmi
-def test_winners_beside_a_gate_have_no_program():
+def test_winners_beside_a_gate_have_no_program(instruction_set):
     network = Network(3, (1, 18, 32), 50).conv(64, (5, 5), winners=100).linear(12, last=True)
-    assert network.program() is not None
-    assert network.program(replace(GATE, layer_index=0, columns=3)) is None
+    assert network.program(instruction_set) is not None
+    assert network.program(instruction_set, replace(GATE, layer_index=0, columns=3)) is None
 
 
-@needs_vbmi
-def test_linear_layer_whose_weights_exceed_the_first_level_cache():
+def test_linear_layer_whose_weights_exceed_the_first_level_cache(instruction_set):
     """1600 x 128 weights with 8 of 64 take 51 KB."""
     network = Network(6, (64, 5, 5), 40)
     network.linear(300, n=8, zero_point=7).linear(12, last=True, relu=False)
-    program = assert_exact(network)
-    assert program.kernels[0] == "n of 64, vpermb"
+    program = assert_exact(network, instruction_set)
+    assert names(program)[0] == "n of 64"
     alone = Network(7, (64, 5, 5), 40)
     alone.linear(300, n=12, last=True)
-    assert_exact(alone)
+    assert_exact(alone, instruction_set)
 
 
-@needs_vbmi
 @pytest.mark.parametrize(("n", "outputs", "zero_point"), [(4, 150, 0), (8, 301, 7), (13, 64, 0)])
-def test_linear_layers_whose_outputs_share_channels_in_fours(n, outputs, zero_point):
+def test_linear_layers_whose_outputs_share_channels_in_fours(instruction_set, n, outputs, zero_point):
     """What picks the channels takes a quarter of the bytes; a zero among the weights of four changes nothing."""
     network = Network(8, (64, 5, 5), 40)
     network.linear(outputs, n=n, sharing=4, density=0.9, zero_point=zero_point)
     network.linear(70, n=4, sharing=4, zero_point=3).linear(20, n=4, sharing=4, last=True)
-    shared = assert_exact(network).operations[0].weight_bytes
+    shared = assert_exact(network, instruction_set).operations[0].weight_bytes
     other = Network(8, (64, 5, 5), 40)
     other.linear(outputs, n=n).linear(12, last=True)
-    assert shared == other.program().operations[0].weight_bytes * 80 // 128
+    assert shared == other.program(instruction_set).operations[0].weight_bytes * 80 // 128
 
 
-@needs_vbmi
-def test_gated_linear_layer_whose_outputs_share_channels_in_fours():
+def test_gated_linear_layer_whose_outputs_share_channels_in_fours(instruction_set):
     network = Network(9, (1, 32, 32), 77).conv(64, (5, 5), pool=(2, 2)).conv(64, (5, 5), n=4, pool=(2, 2))
     network.linear(200, n=8, sharing=4).linear(12, last=True, relu=False)
-    assert_exact(network, GATE)
+    assert_exact(network, instruction_set, GATE)
 
 
-@needs_vbmi
-def test_speech_network_with_column_gate():
-    assert_exact(speech_network(), GATE, samples=(1, 50))
+def test_speech_network_with_column_gate(instruction_set):
+    assert_exact(speech_network(), instruction_set, GATE, samples=(1, 50))
 
 
-@needs_vbmi
-def test_pair_gate():
+def test_pair_gate(instruction_set):
     gate = replace(GATE, keep=1, pair=True)
-    assert_exact(speech_network(), gate, samples=(1, 50))
+    assert_exact(speech_network(), instruction_set, gate, samples=(1, 50))
 
 
-@needs_vbmi
-def test_gate_with_equal_energies_keeps_all_of_them():
+def test_gate_with_equal_energies_keeps_all_of_them(instruction_set):
     network = speech_network()
-    program = network.program(GATE)
+    program = network.program(instruction_set, GATE)
     x = np.zeros((2, 1, 32, 32), np.float32)
     out = np.empty((2, 12), np.float32)
     assert program(x, out) == 0
     np.testing.assert_array_equal(out, run_layers(tuple(network.layers), GATE, network.quantization, x))
 
 
-@needs_vbmi
-def test_gate_whose_layer_has_a_zero_point_and_is_read_by_a_convolution():
+def test_gate_whose_layer_has_a_zero_point_and_is_read_by_a_convolution(instruction_set):
     network = Network(3, (1, 20, 32), 100)
     network.conv(32, (3, 3), zero_point=9, padding=(1, 1, 1, 1), pool=(2, 2))
     network.conv(64, (3, 3), n=4, zero_point=5, relu=False, stride=(1, 2)).conv(16, (3, 3), density=0.3, zero_point=3)
     network.linear(20, last=True, relu=True)
-    assert_exact(network, ColumnGate(kernel_width=8, stride_width=4, keep=3, columns=7, layer_index=1))
+    assert_exact(network, instruction_set, ColumnGate(kernel_width=8, stride_width=4, keep=3, columns=7, layer_index=1))
 
 
-@needs_vbmi
-def test_group_of_outputs_that_needs_few_taps():
+def test_group_of_outputs_that_needs_few_taps(instruction_set):
     network = Network(4, (1, 32, 32), 128)
     network.conv(64, (5, 5), pool=(2, 2)).linear(10, density=0.1, last=True)
     weight = network.layers[0].weight
     # Scattered over the groups: the kernel has to bring the outputs with equal taps together.
     weight[np.arange(64) % 3 == 0, 0, 2:] = 0
     weight[np.arange(64) % 3 == 1, 0, :, 3:] = 0
-    assert_exact(network)
+    assert_exact(network, instruction_set)
 
 
-@needs_vbmi
-def test_odd_shapes_strides_padding_dilation():
+def test_odd_shapes_strides_padding_dilation(instruction_set):
     network = Network(5, (3, 17, 23), 50)
     network.conv(40, (3, 5), stride=(1, 2), padding=(1, 2, 0, 1), zero_point=4)
     network.conv(100, (3, 3), n=None, density=0.06, dilation=(2, 1), padding=(2, 0, 2, 0), pool=(3, 2), zero_point=11)
     network.conv(17, (1, 1), relu=False, zero_point=130)
     network.linear(70, density=0.05, zero_point=2).linear(33, relu=False, last=True)
-    assert_exact(network)
+    assert_exact(network, instruction_set)
 
 
-@needs_vbmi
-def test_one_dimensional_network_with_eight_of_64():
+def test_one_dimensional_network_with_eight_of_64(instruction_set):
     network = Network(6, (64, 1, 101), 128)
     network.conv(128, (1, 5), n=8, stride=(1, 2), padding=(0, 2, 0, 2)).conv(64, (1, 3), n=3, pool=(1, 4))
     network.linear(5, last=True)
-    program = assert_exact(network)
-    assert program.kernels[:2] == ["n of 64, vpermb"] * 2
+    program = assert_exact(network, instruction_set)
+    assert names(program)[:2] == ["n of 64"] * 2
 
 
-@needs_vbmi
 @pytest.mark.parametrize("shape", [(784,), (1, 9, 7)])
-def test_linear_layers_only(shape):
+def test_linear_layers_only(instruction_set, shape):
     network = Network(7, shape, 12)
     network.linear(300, density=0.2, zero_point=1).linear(130, density=0.05).linear(3, last=True, relu=False)
-    assert_exact(network, samples=(1, 16, 257))
+    assert_exact(network, instruction_set, samples=(1, 16, 257))
 
 
-def assert_events_exact(network: Network, share: float, samples=(1, 2, 3, 17)):
+def assert_events_exact(network: Network, instruction_set: InstructionSet, share: float, samples=(1, 2, 3, 17)):
     """Like `assert_exact`, on inputs of which `share` are active, for layers that are told so."""
     network.layers = [replace(layer, active=min(share, 0.02)) for layer in network.layers]
-    program = network.program()
-    assert "events, vpdpbusd" in program.kernels
+    program = network.program(instruction_set)
+    assert "events" in names(program)
     for count in samples:
         x = np.abs(network.inputs(count)) * (network.rng.random((count, *network.layers[0].input_shape)) < share)
         x = x.astype(np.float32)
@@ -255,35 +251,31 @@ def assert_events_exact(network: Network, share: float, samples=(1, 2, 3, 17)):
     return program
 
 
-@needs_vbmi
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
-def test_linear_layers_of_active_inputs(share):
+def test_linear_layers_of_active_inputs(instruction_set, share):
     network = Network(20, (777,), 0)
     network.linear(300).linear(1000, density=0.5).linear(200, relu=False, last=True)
-    assert assert_events_exact(network, share).kernels == ["events, vpdpbusd"] * 3
+    assert names(assert_events_exact(network, instruction_set, share)) == ["events"] * 3
 
 
-@needs_vbmi
-def test_active_inputs_behind_a_convolution_and_of_several_channels():
+def test_active_inputs_behind_a_convolution_and_of_several_channels(instruction_set):
     network = Network(21, (3, 14, 11), 0)
     network.conv(48, (3, 3), stride=(2, 1), relu=True).linear(130).linear(5, last=True)
-    assert assert_events_exact(network, 0.3).kernels[1] == "events, vpdpbusd"
+    assert names(assert_events_exact(network, instruction_set, 0.3))[1] == "events"
     network = Network(22, (5, 9, 7), 0)
-    assert_events_exact(network.linear(400, last=True), 0.2)
+    assert_events_exact(network.linear(400, last=True), instruction_set, 0.2)
 
 
-@needs_vbmi
-def test_active_inputs_do_not_matter_where_zero_is_not_the_zero_point():
+def test_active_inputs_do_not_matter_where_zero_is_not_the_zero_point(instruction_set):
     network = Network(23, (640,), 9)
     network.linear(640, last=True)
     network.layers = [replace(network.layers[0], active=0.01)]
-    assert assert_exact(network).kernels == ["quads, vpdpbusd"]
+    assert names(assert_exact(network, instruction_set)) == ["quads"]
 
 
-@needs_vbmi
-def test_extreme_inputs_saturate_and_others_are_refused():
+def test_extreme_inputs_saturate_and_others_are_refused(instruction_set):
     network = speech_network()
-    program = network.program()
+    program = network.program(instruction_set)
     x = network.inputs(4)
     x[0, 0, 3, 5], x[1, 0, 30, 31], x[2, 0, 0, 0] = 9e36, -9e36, 1e10
     out = np.empty((4, 12), np.float32)
@@ -295,10 +287,9 @@ def test_extreme_inputs_saturate_and_others_are_refused():
         assert program(broken, out) == 1
 
 
-@needs_vbmi
-def test_threads_share_a_program():
+def test_threads_share_a_program(instruction_set):
     network = speech_network()
-    program = network.program(GATE)
+    program = network.program(instruction_set, GATE)
     x = network.inputs(64)
     expected = run_layers(tuple(network.layers), GATE, network.quantization, x)
     out = np.empty((4, 64, 12), np.float32)
@@ -308,8 +299,7 @@ def test_threads_share_a_program():
     np.testing.assert_array_equal(out, np.broadcast_to(expected, out.shape))
 
 
-@needs_vbmi
-def test_blocks_of_four_channels_in_batches():
+def test_blocks_of_four_channels_in_batches(instruction_set):
     network = Network(12, (1, 12, 13), 90)
     network.conv(18, (5, 5), density=0.4, padding=(1, 2, 1, 0), pool=(2, 2), zero_point=6)
     # Enough channels to be cut into splits.
@@ -318,7 +308,7 @@ def test_blocks_of_four_channels_in_batches():
     for layer in network.layers[1:]:
         blocks = layer.weight.reshape(len(layer.weight), layer.weight.shape[1], -1)
         blocks[:, np.arange(blocks.shape[1]) // 4 % 3 != 0] = 0
-    program = BatchedBuilder(network.layers, network.quantization).program()
+    program = BatchBuilder(network.layers, network.quantization, instruction_set).program()
     for samples in (1, 32, 50):
         x = network.inputs(samples)
         out = np.empty((samples, 11), np.float32)
@@ -326,8 +316,7 @@ def test_blocks_of_four_channels_in_batches():
         np.testing.assert_array_equal(out, run_layers(tuple(network.layers), None, network.quantization, x))
 
 
-@needs_vbmi
-def test_unstructured_float():
+def test_unstructured_float(instruction_set):
     network = Network(13, (3, 12, 10), 0)
     network.conv(40, (3, 3), density=0.3, padding=(1, 1, 1, 1), pool=(2, 2)).conv(300, (3, 2), density=0.05)
     network.conv(9, (1, 1), stride=(2, 1), density=0.2, relu=False).linear(30, density=0.2).linear(5, relu=False)
@@ -345,9 +334,9 @@ def test_unstructured_float():
         )
         for layer in network.layers
     ]
-    assert compile_program(layers, None, batch_size=1) is None
+    assert compile_program(layers, None, batch_size=1, instruction_set=instruction_set) is None
     for count in (5, 3):  # the last layer a linear one, then a convolution
-        program = compile_program(layers[:count], None, batch_size=64)
+        program = compile_program(layers[:count], None, batch_size=64, instruction_set=instruction_set)
         for samples in (1, 50):
             x = network.inputs(samples)
             expected = run_layers(tuple(layers[:count]), None, None, x)
@@ -358,15 +347,8 @@ def test_unstructured_float():
     assert program(x, out) == 1
 
 
-def test_no_program_without_the_instructions():
-    network = speech_network()
-    features = cpu.host_features() - {"avx512vbmi"}
-    assert compile_program(network.layers, network.quantization, features=features) is None
-
-
-@needs_vbmi
-def test_no_program_for_what_kernels_cannot_do():
+def test_no_program_for_what_kernels_cannot_do(instruction_set):
     network = speech_network()
     network.layers[1] = replace(network.layers[1], groups=2, weight=network.layers[1].weight[:, :32])
-    assert network.program() is None
-    assert compile_program(speech_network().layers[:2], network.quantization) is None
+    assert network.program(instruction_set) is None
+    assert compile_program(speech_network().layers[:2], network.quantization, instruction_set=instruction_set) is None

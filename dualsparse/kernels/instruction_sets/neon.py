@@ -8,8 +8,19 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from dualsparse.kernels.registers import *
-from dualsparse.kernels.registers import INT8, INT16, INT32, Creation, appending, as_floats, as_vector, call, constant
-from dualsparse.kernels.registers import operation, shuffle
+from dualsparse.kernels.registers import (
+    INT8,
+    INT16,
+    INT32,
+    Creation,
+    appending,
+    as_floats,
+    as_vector,
+    call,
+    constant,
+    operation,
+    shuffle,
+)
 
 from .instruction_set import InstructionSet, restriction
 
