@@ -111,6 +111,24 @@ def assert_exact(network: Network, instruction_set: InstructionSet, gate: Column
     return program
 
 
+def float_layers(network: Network) -> list[FloatLayer]:
+    """Layers of the same shapes and zeros in float32."""
+    return [
+        FloatLayer(
+            kind=layer.kind,
+            weight=(layer.weight * np.float32(0.004)),
+            bias=layer.offset / 50,
+            relu=layer.relu,
+            pool=layer.pool,
+            input_shape=layer.input_shape,
+            output_shape=layer.output_shape,
+            stride=layer.stride,
+            padding=layer.padding,
+        )
+        for layer in network.layers
+    ]
+
+
 def names(program) -> list[str]:
     """The kernels of the layers, without the instruction set."""
     return [kernel.split(",")[0] for kernel in program.kernels]
@@ -320,20 +338,7 @@ def test_unstructured_float(instruction_set):
     network = Network(13, (3, 12, 10), 0)
     network.conv(40, (3, 3), density=0.3, padding=(1, 1, 1, 1), pool=(2, 2)).conv(300, (3, 2), density=0.05)
     network.conv(9, (1, 1), stride=(2, 1), density=0.2, relu=False).linear(30, density=0.2).linear(5, relu=False)
-    layers = [
-        FloatLayer(
-            kind=layer.kind,
-            weight=(layer.weight * np.float32(0.004)),
-            bias=layer.offset / 50,
-            relu=layer.relu,
-            pool=layer.pool,
-            input_shape=layer.input_shape,
-            output_shape=layer.output_shape,
-            stride=layer.stride,
-            padding=layer.padding,
-        )
-        for layer in network.layers
-    ]
+    layers = float_layers(network)
     assert compile_program(layers, None, batch_size=1, instruction_set=instruction_set) is None
     for count in (5, 3):  # the last layer a linear one, then a convolution
         program = compile_program(layers[:count], None, batch_size=64, instruction_set=instruction_set)
