@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import weakref
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -64,7 +65,11 @@ class Engine:
         self._instruction_set = chosen.title if fast else "portable"
         # A network that is one program is nothing but this program.
         self._run_samples = self._programs[0] if _is_whole(plan) else self._run_steps
-        # The calling thread computes, too.
+        self._start_threads()
+        _ENGINES.add(self)
+
+    def _start_threads(self) -> None:
+        """Start the threads that compute beside the calling one."""
         self._run_batch, self._workers = self._run_samples, None
         if self.threads > 1 and isinstance(self._run_samples, CompiledProgram) and sys.platform == "linux":
             self._run_batch = Team(self._run_samples, self._chunks)
@@ -113,6 +118,11 @@ class Engine:
             what = "the input holds a value" if status == 1 else "the input leads to an activation"
             raise InvalidInputError(f"{what} that is not finite")
         return out
+
+    def _run_after_fork(self, x: np.ndarray, out: np.ndarray) -> int:
+        """Run the first batch in a process that was forked: it has none of its parent's threads."""
+        self._start_threads()
+        return self._run_batch(x, out)
 
     def _run_chunks(self, x: np.ndarray, out: np.ndarray) -> int:
         """Share a batch with the workers; return what `_run_steps` does."""
@@ -224,6 +234,19 @@ class Engine:
 CYCLES_PER_US = 3e3
 #: Multiplications with non-zero weights per µs and thread of the portable program.
 PORTABLE_RATE = 5e3
+
+
+#: All engines of this process.
+_ENGINES: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+
+
+def _forget_threads() -> None:
+    for engine in _ENGINES:
+        engine._run_batch = engine._run_after_fork
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _precision(layer: FloatLayer | IntegerLayer) -> str:

@@ -12,6 +12,7 @@ from time import perf_counter
 import numba
 import numpy as np
 
+from dualsparse.caching import cached_njit
 from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
 from dualsparse.operators import Arrays, Attributes, Window, gate_columns
 from dualsparse.reference import quantize
@@ -30,7 +31,7 @@ def _compiled(integer: bool) -> Callable[..., None]:
         samples, i32[::1], i32[::1], weight[::1], i64, i64, i64, i64, i64, i64, i64,
         f32[::1], f32[::1], numba.boolean, weight[::1], f32[:, :, ::1],
     )  # fmt: skip
-    return numba.njit(signature, nogil=True, cache=True)(multiply_sparse)
+    return cached_njit(signature, nogil=True)(multiply_sparse)
 
 
 def multiply_sparse(
@@ -129,7 +130,7 @@ def keep_largest(x, bits, k, keys, counts, out):
 def _compiled_keep_largest() -> Callable[..., None]:
     i32, f32 = numba.int32, numba.float32
     signature = numba.void(f32[:, ::1], i32[:, ::1], numba.int64, numba.uint32[::1], i32[::1], f32[:, ::1])
-    return numba.njit(signature, nogil=True, cache=True)(keep_largest)
+    return cached_njit(signature, nogil=True)(keep_largest)
 
 
 def k_winners(arrays: Arrays, attributes: Attributes) -> np.ndarray:

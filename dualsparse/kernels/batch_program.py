@@ -1,4 +1,4 @@
-"""Programs with a sample in each lane of a register: for float32, and for 8-bit weights in blocks of four input channels.
+"""Programs with a sample in each lane of a register: for float32, and for 8-bit weights in blocks of four channels.
 
 Here the lanes of a register are samples, so that every weight may be zero or not by itself: a kernel walks the list of
 an output's non-zero weights, spreads each over a register, and multiplies it with the activations at the positions of
@@ -33,7 +33,7 @@ SPLIT_BYTES = 28 * 1024
 
 @dataclass(frozen=True)
 class Buffer:
-    """Activations of `groups` registers of samples: planes (channels or four channels) of rows of cells, with padding."""
+    """Activations of `groups` registers of samples: planes (of one or four channels) of rows of cells, with padding."""
 
     place: int
     planes: int
@@ -311,7 +311,7 @@ def read_input(first: Buffer, image: Buffer | None, quantization: InputQuantizat
         ]
         lines += [f"for block in range({-(-channels // 4)}):", *indent(loops), *indent(block, 3)]
     lines.append("return any_nonzero(finite)")
-    doc = "Reads a register of samples, of which the last exists more than once if there are fewer; tells of values not finite."
+    doc = "Reads a register of samples, the last repeatedly if there are fewer; tells of values that are not finite."
     return function("read_input", "x, last, image, target", doc, lines)
 
 

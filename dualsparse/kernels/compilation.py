@@ -17,6 +17,7 @@ import llvmlite
 import numba
 import numpy as np
 
+from dualsparse.caching import source_directory
 from dualsparse.layers import FloatLayer, InputQuantization, IntegerLayer
 
 from .weight_layout import CACHE_LINE, round_up
@@ -175,19 +176,6 @@ class CompiledProgram:
 
 
 @functools.cache
-def _cache_directory(chosen: str | None) -> Path:
-    """Where generated sources and, beside them, Numba's compiled code are kept; made if it isn't there."""
-    directory = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualsparse")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except OSError:
-        # Where nothing can be kept, each process compiles for itself.
-        return Path(tempfile.mkdtemp(prefix="dualsparse-"))
-
-
-@functools.cache
 def load_module(source: str) -> ModuleType:
     """The module of a generated source, compiled on first use.
 
@@ -198,9 +186,15 @@ def load_module(source: str) -> ModuleType:
     # Numba itself keeps apart what it compiles for different processors.
     parts = [source, *(file.read_text() for file in imported), numba.__version__, llvmlite.__version__]
     name = "program_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-    path = _cache_directory(os.environ.get("DUALSPARSE_CACHE")) / f"{name}.py"
+    directory = source_directory(os.environ.get("DUALSPARSE_CACHE"))
+    if directory is None:
+        module = ModuleType(name)
+        sys.modules[name] = module
+        exec(source.replace(", cache=True", ""), module.__dict__)
+        return module
+    path = directory / f"{name}.py"
     if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+        with tempfile.NamedTemporaryFile("w", dir=directory, suffix=".tmp", delete=False) as file:
             file.write(source)
         os.replace(file.name, path)
     spec = importlib.util.spec_from_file_location(name, path)

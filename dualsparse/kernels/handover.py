@@ -11,6 +11,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from dualsparse.caching import cached_njit
+
 from .registers import address_of, call, load_int64, pointer, store_int64
 
 #: Bytes from slot to slot: a cache line, and the next one, which processors fetch with it.
@@ -143,7 +145,7 @@ def finish(slot, status):
     exchange(slot, WAITING)
 
 
-@njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def post(slot, x, out, start, stop):
     """Give the samples from `start` to `stop` to a worker.
 
@@ -158,7 +160,7 @@ def post(slot, x, out, start, stop):
     return exchange(slot, POSTED) == ASLEEP, last_seen, here
 
 
-@njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def wait(slot):
     """Wait until a worker is done, and return what the program returned for its samples."""
     until = time_stamp() + _patience(slot + 40)

@@ -51,7 +51,8 @@ def choose_builder(
     builders = []
     with suppress(Unsupported):
         if quantization is not None:
-            builders.append(SampleBuilder(layers, quantization, gate, batch_size, instruction_set))
+            for sort_outputs in (True, False) if instruction_set.window < 64 else (True,):
+                builders.append(SampleBuilder(layers, quantization, gate, batch_size, instruction_set, sort_outputs))
     with suppress(Unsupported):
         if gate is None and batch_size >= LEAST_BATCH:
             builders.append(BatchBuilder(layers, quantization, instruction_set))

@@ -85,8 +85,16 @@ class SampleBuilder:
         gate: ColumnGate | None,
         batch_size: int,
         instruction_set: InstructionSet,
+        sort_outputs: bool = True,
     ):
+        """Plan a program.
+
+        Args:
+            sort_outputs: whether outputs of a one-channel convolution that use the same taps become neighbours. Where
+                windows are small, the layer behind it may lose more than is gained: its channels leave their windows.
+        """
         self.layers = layers
+        self._sort_outputs = sort_outputs
         self.instruction_set = instruction_set
         self.gate = gate
         self._batch_size = batch_size
@@ -359,9 +367,11 @@ class SampleBuilder:
         for right_to_left, upwards in product((False, True), repeat=2):
             chosen = cover((kernel != 0).any(axis=0), self._can_be_vertical(), right_to_left, upwards)
             weights = quad_weights(kernel, chosen)
-            order = np.arange(places.size)
-            order[: len(kernel)] = ranking((weights != 0).any(axis=2))
-            order = order.reshape(places.shape)
+            order = places
+            if self._sort_outputs:
+                order = np.arange(places.size)
+                order[: len(kernel)] = ranking((weights != 0).any(axis=2))
+                order = order.reshape(places.shape)
             lanes = np.array([in_lanes(quad, order) for quad in weights]).reshape(len(chosen), *places.shape, 4)
             used = int(lanes.any(axis=(3, 4)).sum())
             if best is None or used < best[0]:

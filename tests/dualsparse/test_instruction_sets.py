@@ -10,6 +10,7 @@ from twins import operations, run_uncompiled
 from dualsparse.kernels.batch_program import BatchBuilder
 from dualsparse.kernels.compilation import aligned
 from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS, InstructionSet
+from dualsparse.kernels.programs import choose_builder
 from dualsparse.kernels.sample_program import SampleBuilder
 from dualsparse.layers import ColumnGate
 from dualsparse.reference import run_layers
@@ -30,7 +31,7 @@ def run(builder: SampleBuilder | BatchBuilder, x: np.ndarray, output_shape: tupl
 
 
 def assert_exact(network: Network, instruction_set: InstructionSet, gate: ColumnGate | None = None, samples: int = 2):
-    builder = SampleBuilder(network.layers, network.quantization, gate, 1, instruction_set)
+    builder = choose_builder(network.layers, network.quantization, gate, 1, instruction_set)
     x = network.inputs(samples)
     expected = run_layers(tuple(network.layers), gate, network.quantization, x)
     assert expected.std() > 0
@@ -40,16 +41,8 @@ def assert_exact(network: Network, instruction_set: InstructionSet, gate: Column
 
 def test_convolution_of_one_channel_and_channels_picked_in_shared_windows(instruction_set):
     network = Network(1, (1, 8, 16), 77)
-    network.conv(36, (3, 3), pool=(2, 2)).conv(64, (2, 2), zero_point=3).linear(70).linear(5, last=True)
-    for layer in network.layers[1:3]:
-        # Of each tap 4 of one window of 16 channels.
-        shape = (len(layer.weight), layer.input_shape[0], -1)
-        kept = np.argsort(
-            np.argsort(network.rng.random((shape[0], 16, layer.weight.size // shape[0] // shape[1])), 1), 1
-        )
-        weight = layer.weight.reshape(shape)
-        weight[:, :16] *= kept < 4
-        weight[:, 16:] = 0
+    network.conv(48, (3, 3), pool=(2, 2)).conv(64, (2, 2), window_sharing=16, zero_point=3)
+    network.linear(70, window_sharing=16).linear(5, last=True)
     builder = assert_exact(network, instruction_set, samples=1)
     assert builder.kernels == ["taps", "n of 64", "n of 64", "quads"]
 

@@ -37,6 +37,15 @@ def n_of_64(rng: np.random.Generator, weight: np.ndarray, n: int, sharing: int =
     return (weight * mask[:outputs, ..., :channels]).astype(np.int8)
 
 
+def n_of_16(rng: np.random.Generator, weight: np.ndarray, n: int, sharing: int) -> np.ndarray:
+    """Keep n weights of one window of 16 along the last axis, the same window for `sharing` outputs in a row."""
+    outputs, *taps, channels = weight.shape
+    windows = rng.integers(0, channels // 16, (-(-outputs // sharing), *taps, 1, 1))
+    chosen = np.repeat(windows == np.arange(channels // 16)[:, np.newaxis], sharing, axis=0)[:outputs]
+    rank = np.argsort(np.argsort(rng.random((outputs, *taps, channels // 16, 16))))
+    return (weight * ((rank < n) & chosen).reshape(weight.shape)).astype(np.int8)
+
+
 class Network:
     """Layers behind one another, with random weights and scales that make use of the range of a byte."""
 
@@ -69,11 +78,20 @@ class Network:
         self.shape, self.zero_point = output_shape, zero_point
         return self
 
-    def conv(self, outputs: int, kernel: tuple[int, int], n: int | None = None, density: float = 1.0, **settings):
+    def conv(
+        self,
+        outputs: int,
+        kernel: tuple[int, int],
+        n: int | None = None,
+        density: float = 1.0,
+        window_sharing=0,
+        **settings,
+    ):
         channels, height, width = self.shape
         weight = self.rng.integers(-127, 128, (outputs, *kernel, channels)).astype(np.int8)
         weight *= self.rng.random(weight.shape) < density
         weight = n_of_64(self.rng, weight, n) if n else weight
+        weight = n_of_16(self.rng, weight, 4, window_sharing) if window_sharing else weight
         stride, dilation = settings.get("stride", (1, 1)), settings.get("dilation", (1, 1))
         padding, pool = settings.get("padding", (0, 0, 0, 0)), settings.get("pool") or (1, 1)
         size = [
@@ -82,11 +100,14 @@ class Network:
         ]
         return self._add("conv", weight.transpose(0, 3, 1, 2).copy(), (outputs, *size), **settings)
 
-    def linear(self, outputs: int, n: int | None = None, density: float = 1.0, sharing: int = 1, **settings):
+    def linear(
+        self, outputs: int, n: int | None = None, density: float = 1.0, sharing: int = 1, window_sharing=0, **settings
+    ):
         channels, positions = self.shape[0], int(np.prod(self.shape[1:]))
         weight = self.rng.integers(-127, 128, (outputs, positions, channels)).astype(np.int8)
         weight *= self.rng.random(weight.shape) < density
         weight = n_of_64(self.rng, weight, n, sharing) if n else weight
+        weight = n_of_16(self.rng, weight, 4, window_sharing) if window_sharing else weight
         return self._add("linear", weight.swapaxes(1, 2).reshape(outputs, -1).copy(), (outputs,), **settings)
 
     def inputs(self, samples: int) -> np.ndarray:
