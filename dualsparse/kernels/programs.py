@@ -9,6 +9,7 @@ from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, Integer
 
 from .batch_program import BatchBuilder
 from .compilation import CompiledProgram, Unsupported
+from .float_program import FloatBuilder
 from .instruction_sets import InstructionSet
 from .sample_program import SampleBuilder
 from .weight_layout import round_up
@@ -46,11 +47,13 @@ def choose_builder(
     gate: ColumnGate | None,
     batch_size: int,
     instruction_set: InstructionSet,
-) -> SampleBuilder | BatchBuilder | None:
+) -> SampleBuilder | FloatBuilder | BatchBuilder | None:
     """Plan a program and compile nothing; see `compile_program`."""
     builders = []
     with suppress(Unsupported):
-        if quantization is not None:
+        if quantization is None:
+            builders.append(FloatBuilder(layers, instruction_set))
+        else:
             for sort_outputs in (True, False) if instruction_set.window < 64 else (True,):
                 builders.append(SampleBuilder(layers, quantization, gate, batch_size, instruction_set, sort_outputs))
     with suppress(Unsupported):

@@ -220,6 +220,18 @@ interleave_low_words, interleave_high_words = _interleave(INT16, False), _interl
 
 
 @intrinsic
+def first_lanes(typing, value, count):
+    """The doublewords of the first `count` lanes; zeros behind them."""
+
+    def emit(builder, value, count):
+        numbers = ir.Constant(value.type, list(range(value.type.count)))
+        inside = builder.icmp_signed("<", numbers, spread(builder, builder.trunc(count, INT32), value.type.count))
+        return builder.select(inside, value, ir.Constant(value.type, None))
+
+    return operation([value, types.int64], emit, value)
+
+
+@intrinsic
 def store(typing, address, value):
     """A whole register."""
 

@@ -284,7 +284,8 @@ class SampleBuilder:
             return output_order(outputs, groups, isa.lanes, packed=groups == 4)
 
         def tile_of(pick: bool, entries) -> tuple[Tile, float]:
-            return best_tile(isa, cells, pool, outputs, entries, pick=pick, one_column=gated)
+            written_out = by_taps and isa.dot_is_exact
+            return best_tile(isa, cells, pool, outputs, entries, pick=pick, one_column=gated, written_out=written_out)
 
         if by_taps:
             quads = len(cover((layer.weight[:, 0] != 0).any(axis=0), self._can_be_vertical(), False, False))
@@ -436,8 +437,9 @@ class SampleBuilder:
             self._event_linear(index, weights)
             return
         self.cycles.append(cycles)
-        # Enough sums at a time for the latency of an addition: 5 cycles, one pair or two quads each.
-        unroll = max(1, min(8 if kind.pick else 16, isa.accumulators) // groups)
+        # Enough sums at a time for the latency of an addition: 5 cycles, one pair or two quads each; else one cycle.
+        sums = min(8 if kind.pick else 16, isa.accumulators) if isa.dot_is_exact else 4
+        unroll = max(1, sums // groups)
         if not skips:
             tap_columns = np.zeros_like(tap_columns)
         entries = arrange(weights, tap_offsets, tap_columns, order, kind, isa, unroll)

@@ -26,6 +26,7 @@ def best_tile(
     *,
     pick: bool,
     one_column: bool,
+    written_out: bool = False,
 ) -> tuple[Tile, float]:
     """The tile of least estimated cycles, and these.
 
@@ -33,6 +34,7 @@ def best_tile(
         cells: rows and columns of the pooled output.
         entries: how many entries all blocks together take, if a block is so many groups.
         one_column: whether each column is computed or left out by itself.
+        written_out: whether entries are written out one by one, with no loop over them.
 
     Raises:
         Unsupported: not even one cell fits the registers.
@@ -52,7 +54,8 @@ def best_tile(
             tiles = -(-cells[0] // rows) * -(-cells[1] // columns)
             finish = groups * (positions * passes * 0.5 + rows * columns * (2.5 if groups == 4 else 3)) + 4 * passes
             finish += groups * rows * columns * 2 * passes if passes > 1 else 0
-            multiply = passes * entries(groups) * entry_cycles(instruction_set, pick, positions, groups)
+            one = entry_cycles(instruction_set, pick, positions, groups) + (0 if written_out else 1)
+            multiply = passes * entries(groups) * one
             cycles = tiles * (multiply + blocks * finish)
             if least is None or cycles <= least:
                 best, least = Tile((rows, columns), groups, passes), cycles

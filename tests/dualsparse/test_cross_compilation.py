@@ -47,8 +47,9 @@ def heaviest_loop(code: str, multiply: str) -> list[str]:
 
 
 def assert_nothing_spilled(loop: list[str]) -> None:
+    """Nothing goes to the stack. (A constant may come from there.)"""
     for line in loop:
-        assert not re.search(r"\(%rsp|\[sp", line), line
+        assert not re.search(r"[%\w]+, -?\d*\(%rsp\)$|\bst\w+\s.*\[sp", line), line
 
 
 def test_convolution_with_picked_channels(processor, program):

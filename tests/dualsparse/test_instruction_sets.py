@@ -9,6 +9,7 @@ from twins import operations, run_uncompiled
 
 from dualsparse.kernels.batch_program import BatchBuilder
 from dualsparse.kernels.compilation import aligned
+from dualsparse.kernels.float_program import FloatBuilder
 from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS, InstructionSet
 from dualsparse.kernels.programs import choose_builder
 from dualsparse.kernels.sample_program import SampleBuilder
@@ -106,6 +107,18 @@ def test_float_layers_in_batches(instruction_set):
     expected = run_layers(tuple(layers), None, None, x)
     found = run(BatchBuilder(layers, None, instruction_set), x, expected.shape[1:])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_float_layers_sample_by_sample(instruction_set):
+    network = Network(10, (2, 9, 21), 0).conv(6, (3, 3), density=0.4, padding=(1, 2, 1, 0), pool=(2, 2))
+    network.conv(5, (2, 3), density=0.5, stride=(2, 1), relu=False).conv(4, (1, 2), dilation=(1, 2), pool=(1, 3))
+    network.linear(40, density=0.2).linear(9, relu=False)
+    layers = float_layers(network)
+    for count in (5, 3):  # the last layer a linear one, then a convolution
+        x = network.inputs(2)
+        expected = run_layers(tuple(layers[:count]), None, None, x)
+        found = run(FloatBuilder(layers[:count], instruction_set), x, expected.shape[1:])
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_products_that_are_left_out_are_what_the_set_says(instruction_set):

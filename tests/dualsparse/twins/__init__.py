@@ -128,6 +128,7 @@ def operations(instruction_set: InstructionSet) -> dict:
         "minimum_float": floats(lambda a, b: np.where(a < b, a, b)),
         "maximum_float": floats(lambda a, b: np.where(a > b, a, b)),
         "not_negative": floats(lambda a: np.where(a > 0, a, np.float32(0))),
+        "first_lanes": lambda value, count: np.where(np.arange(lanes) < count, value, 0).astype(np.int32),
         "larger_of_neighbours": larger_of_neighbours,
         "interleave_low_bytes": interleave(np.uint8, False),
         "interleave_high_bytes": interleave(np.uint8, True),
