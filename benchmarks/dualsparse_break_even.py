@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dualsparse import Engine
 from dualsparse.kernels import compile_program
+from dualsparse.kernels.instruction_sets import best_instruction_set
 from dualsparse.layers import InputQuantization
 
 OF_64 = (2, 4, 8, 16, 24, 32, 48, 64)
@@ -74,10 +75,11 @@ def competitors(batch_size: int) -> dict[str, Callable[[], object]]:
     session = onnxruntime.InferenceSession(dense, options, providers=["CPUExecutionProvider"])
     runs["ONNX Runtime, FP32 dense"] = lambda: session.run(None, {"x": x})
     out = np.empty((batch_size, 12), np.float32)
+    if best_instruction_set() is None:
+        sys.exit("This CPU has no instruction set for fast programs: there is nothing to measure.")
     for n in OF_64:
-        program = compile_program(study_layers(rng, n, 1.0), InputQuantization(0.03, 128), None)
-        if program is None:
-            sys.exit("This CPU lacks 512-bit vpermb or vpdpbusd: there is no fast program to measure.")
+        layers, quantization = study_layers(rng, n, 1.0), InputQuantization(0.03, 128)
+        program = compile_program(layers, quantization, instruction_set=best_instruction_set())
         runs[f"INT8, {n} of 64"] = lambda program=program: program(x, out)
     with tempfile.TemporaryDirectory() as folder:
         for density in DENSITIES:

@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from cross_compilation import PROCESSORS, assembly, functions, inner_loops
 from test_kernels import Network
 
+from benchmarks.dualsparse_cross_compilation import PROCESSORS, assembly, functions, inner_loops
 from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS
 from dualsparse.kernels.programs import choose_builder
 from dualsparse.kernels.sample_program import SampleBuilder

@@ -288,6 +288,11 @@ def test_integers_that_would_overflow_run_in_float():
 def pattern_mask(name: str, rng: np.random.Generator) -> np.ndarray:
     """A mask [32 outputs, 128 inputs, 3, 3] with about 1/16 of the weights."""
     mask = np.zeros((32, 128, 9), bool)
+    if name == "n_of_16":
+        # Four of one of four windows, the same window for 16 outputs.
+        windows = np.repeat(rng.integers(0, 4, (2, 2, 1, 9)), 16, axis=0) == np.arange(4)[:, np.newaxis]
+        rank = np.argsort(np.argsort(rng.random((32, 2, 4, 16, 9)), axis=3), axis=3)
+        return ((rank < 4) & windows[:, :, :, np.newaxis]).reshape(32, 128, 3, 3)
     if name == "n_of_64":
         for index in np.ndindex(32, 2, 9):
             chosen = rng.choice(64, 4, replace=False)
@@ -303,7 +308,7 @@ def pattern_mask(name: str, rng: np.random.Generator) -> np.ndarray:
     return mask.reshape(32, 128, 3, 3)
 
 
-@pytest.mark.parametrize("name", ["dense", "unstructured", "block4", "n_of_64", "block16"])
+@pytest.mark.parametrize("name", ["dense", "unstructured", "block4", "n_of_16", "n_of_64", "block16"])
 def test_pattern_is_recognised(name: str):
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(32, 128, 3, 3)) * pattern_mask(name, rng)

@@ -17,7 +17,7 @@ INSTRUCTION_SET = InstructionSet(
     accumulators=24,
     needs=frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"}),
     beyond=("avx512vbmi", "avx512bitalg", "avx512vpopcnt", "avx512ifma", "avx512bf16", "avx512fp16", "avx10", "gfni"),
-    pick_cycles=1,
+    pick_cycles=0.5,
     dot_cycles=0.5,
 )
 restrict_target = restriction(INSTRUCTION_SET)

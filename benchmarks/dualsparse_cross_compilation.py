@@ -1,14 +1,31 @@
-"""Machine code of generated kernels for processors that aren't here, by LLVM's target machines."""
+"""Bounds for processors that aren't here: what LLVM estimates for the kernels' inner loops.
 
+LLVM makes machine code for any processor on any other, and its tool llvm-mca estimates the cycles of a loop that finds
+its data in the first-level cache. The network has the study's shapes and random weights: 4 of a window of 16 channels
+that 16 outputs share. Run it in the engine's environment: `python benchmarks/dualsparse_cross_compilation.py`.
+"""
+
+import argparse
 import functools
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import llvmlite.binding as llvm
 import numba
+import numpy as np
 from numba.core import compiler, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS
+from dualsparse.kernels.programs import choose_builder
+from dualsparse.layers import InputQuantization
 
 #: Processors as LLVM names them, and the best instruction set of each.
 PROCESSORS = {
@@ -81,3 +98,45 @@ def inner_loops(code: str) -> list[list[str]]:
                 loops.append(block)
                 block, label = [], None
     return loops
+
+
+def estimate(loop: list[str], processor: str) -> float:
+    """The cycles of one pass through a loop that goes on for long, as llvm-mca estimates them."""
+    arm = processor.startswith(("neoverse", "apple"))
+    triple = "aarch64-unknown-linux-gnu" if arm else "x86_64-unknown-linux-gnu"
+    passes = 100
+    command = ["llvm-mca", f"-mtriple={triple}", f"-mcpu={processor}", f"-iterations={passes}"]
+    body = "\n".join(line for line in loop if not re.match(r"(j|b\.|cb|tb)", line))
+    done = subprocess.run(command, input=body, capture_output=True, text=True, check=True)
+    return int(re.search(r"Total Cycles:\s*(\d+)", done.stdout)[1]) / passes
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(arguments)
+    if shutil.which("llvm-mca") is None:
+        sys.exit("llvm-mca isn't installed: it comes with LLVM.")
+    from dualsparse_limits import study_layers
+
+    layers = study_layers(np.random.default_rng(0), 4, 1.0, sharing=16)
+    multiply = r"vpdpbusd|vpmaddubsw|usdot|sdot"
+    print(f"{'processor':16}{'instruction set':16}{'kernel':10}{'products':>10}{'cycles':>8}{'products per cycle':>20}")
+    for processor, name in PROCESSORS.items():
+        builder = choose_builder(layers, InputQuantization(0.03, 128), None, 1, INSTRUCTION_SETS[name])
+        kernels = functions(builder.text())
+        for layer, kernel in enumerate(builder.kernels):
+            if f"layer{layer}" not in kernels:
+                continue  # written out: no loop
+            loops = inner_loops(assembly(kernels[f"layer{layer}"], processor))
+            loop = max(loops, key=lambda lines: sum(bool(re.search(multiply, line)) for line in lines))
+            products = sum(bool(re.search(multiply, line)) for line in loop) * 4 * builder.instruction_set.lanes
+            try:
+                cycles = estimate(loop, processor)
+            except subprocess.CalledProcessError:
+                print(f"{processor:16}{name:16}{kernel:10}{products:10}{'unknown to this llvm-mca':>28}")
+                continue
+            print(f"{processor:16}{name:16}{kernel:10}{products:10}{cycles:8.1f}{products / cycles:20.1f}")
+
+
+if __name__ == "__main__":
+    main()
