@@ -12,13 +12,16 @@ from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS, InstructionSet
 from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
 from dualsparse.reference import run_layers
 
-#: Those that this machine has; `test_every_instruction_set` runs the others' kernels, too, uncompiled.
+#: Those that this machine has. `test_instruction_sets` runs all sets' kernels, uncompiled, on any machine.
 PRESENT = [found for found in INSTRUCTION_SETS.values() if not found.missing()]
+pytestmark = pytest.mark.skipif(not PRESENT, reason="this CPU has no compiled programs")
+every_set = pytest.mark.parametrize("instruction_set", PRESENT, ids=lambda found: found.name)
 
 
-@pytest.fixture(params=PRESENT, ids=lambda found: found.name)
-def instruction_set(request) -> InstructionSet:
-    return request.param
+@pytest.fixture
+def instruction_set() -> InstructionSet:
+    """The best, where a test doesn't run with `every_set`."""
+    return PRESENT[0]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -165,6 +168,7 @@ def speech_network() -> Network:
 GATE = ColumnGate(kernel_width=16, stride_width=4, keep=2, columns=5, layer_index=1)
 
 
+@every_set
 def test_speech_network(instruction_set):
     program = assert_exact(speech_network(), instruction_set)
     assert names(program) == ["taps", "n of 64", "n of 64", "quads"]
@@ -209,12 +213,14 @@ def test_linear_layers_whose_outputs_share_channels_in_fours(instruction_set, n,
     assert shared == other.program(instruction_set).operations[0].weight_bytes * 80 // 128
 
 
+@every_set
 def test_gated_linear_layer_whose_outputs_share_channels_in_fours(instruction_set):
     network = Network(9, (1, 32, 32), 77).conv(64, (5, 5), pool=(2, 2)).conv(64, (5, 5), n=4, pool=(2, 2))
     network.linear(200, n=8, sharing=4).linear(12, last=True, relu=False)
     assert_exact(network, instruction_set, GATE)
 
 
+@every_set
 def test_speech_network_with_column_gate(instruction_set):
     assert_exact(speech_network(), instruction_set, GATE, samples=(1, 50))
 
@@ -251,6 +257,7 @@ def test_group_of_outputs_that_needs_few_taps(instruction_set):
     assert_exact(network, instruction_set)
 
 
+@every_set
 def test_odd_shapes_strides_padding_dilation(instruction_set):
     network = Network(5, (3, 17, 23), 50)
     network.conv(40, (3, 5), stride=(1, 2), padding=(1, 2, 0, 1), zero_point=4)
@@ -297,6 +304,7 @@ def test_linear_layers_of_active_inputs(instruction_set, share):
     assert names(assert_events_exact(network, instruction_set, share)) == ["events"] * 3
 
 
+@every_set
 def test_active_inputs_behind_a_convolution_and_of_several_channels(instruction_set):
     network = Network(21, (3, 14, 11), 0)
     network.conv(48, (3, 3), stride=(2, 1), relu=True).linear(130).linear(5, last=True)
@@ -338,6 +346,7 @@ def test_threads_share_a_program(instruction_set):
     np.testing.assert_array_equal(out, np.broadcast_to(expected, out.shape))
 
 
+@every_set
 def test_blocks_of_four_channels_in_batches(instruction_set):
     network = Network(12, (1, 12, 13), 90)
     network.conv(18, (5, 5), density=0.4, padding=(1, 2, 1, 0), pool=(2, 2), zero_point=6)
@@ -355,14 +364,15 @@ def test_blocks_of_four_channels_in_batches(instruction_set):
         np.testing.assert_array_equal(out, run_layers(tuple(network.layers), None, network.quantization, x))
 
 
+@every_set
 def test_unstructured_float(instruction_set):
     network = Network(13, (3, 12, 10), 0)
     network.conv(40, (3, 3), density=0.3, padding=(1, 1, 1, 1), pool=(2, 2)).conv(300, (3, 2), density=0.05)
     network.conv(9, (1, 1), stride=(2, 1), density=0.2, relu=False).linear(30, density=0.2).linear(5, relu=False)
     layers = float_layers(network)
-    assert compile_program(layers, None, batch_size=1, instruction_set=instruction_set) is None
-    for count in (5, 3):  # the last layer a linear one, then a convolution
-        program = compile_program(layers[:count], None, batch_size=64, instruction_set=instruction_set)
+    # The last layer a linear one, then a convolution; batches, and samples one by one.
+    for count, batch_size in ((5, 64), (3, 64), (5, 1)):
+        program = compile_program(layers[:count], None, batch_size=batch_size, instruction_set=instruction_set)
         for samples in (1, 50):
             x = network.inputs(samples)
             expected = run_layers(tuple(layers[:count]), None, None, x)
