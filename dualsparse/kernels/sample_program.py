@@ -18,6 +18,7 @@ from .integer_kernels import Tile
 from .tiles import best_tile
 from .weight_layout import (
     CACHE_LINE,
+    CHANNELS,
     SHARING,
     Kind,
     TapQuad,
@@ -142,9 +143,9 @@ class SampleBuilder:
             channels, height, width = (*layer.input_shape, 1, 1)[:3]
             if index:
                 previous = self.layers[index - 1]
-                channels = round_up(channels, 128 if previous.kind == "linear" else 64)
+                channels = round_up(channels, 2 * CHANNELS if previous.kind == "linear" else CHANNELS)
             elif channels > 1:
-                channels = round_up(channels, 64 if channels > 16 else 4)
+                channels = round_up(channels, CHANNELS if channels > 16 else 4)
             elif layer.kind == "linear":
                 # A single channel: positions in a row are neighbours in memory, as channels are.
                 channels, height, width = round_up(height * width, 4), 1, 1
@@ -522,7 +523,7 @@ class SampleBuilder:
         layer, buffer, isa = self.layers[index], self.buffers[index], self.instruction_set
         outputs = len(layer.weight)
         # The most at a time, so that the list is walked seldom, but not beyond the next layer's channels.
-        fitting = [g for g in (16, 8) if g <= isa.accumulators and round_up(outputs, 128) % (g * isa.lanes) == 0]
+        fitting = [g for g in (16, 8) if g <= isa.accumulators and round_up(outputs, 2 * CHANNELS) % (g * isa.lanes) == 0]
         groups = max(fitting, default=4)
         order = output_order(outputs, groups, isa.lanes, packed=not layer.output_float)
         rows = weights.reshape(outputs, -1)

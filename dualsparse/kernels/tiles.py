@@ -6,6 +6,7 @@ from itertools import product
 from .compilation import Unsupported
 from .instruction_sets import InstructionSet
 from .integer_kernels import Tile
+from .weight_layout import CHANNELS, round_up
 
 
 def entry_cycles(instruction_set: InstructionSet, pick: bool, positions: int, groups: int) -> float:
@@ -44,6 +45,9 @@ def best_tile(
     # An entry to pick is of one group: others would pick elsewhere.
     for groups in (1,) if pick else range(min(4, -(-outputs // lanes)), 0, -1):
         blocks, passes_allowed = -(-outputs // (groups * lanes)), {1, pool[1]}
+        # What is written for a position may not reach over its channels in the next layer's input.
+        if blocks * groups * lanes > round_up(outputs, CHANNELS):
+            continue
         for passes, rows, columns in product(
             sorted(passes_allowed), range(1, cells[0] + 1), range(1, 2 if one_column else cells[1] + 1)
         ):

@@ -23,6 +23,8 @@ from .instruction_sets import InstructionSet
 
 #: Bytes that processors fetch together; buffers and pieces begin at multiples of it.
 CACHE_LINE = 64
+#: The channels of a position are filled up to a multiple of it.
+CHANNELS = 64
 #: Outputs in a row that may share the channels that they read.
 SHARING = 4
 

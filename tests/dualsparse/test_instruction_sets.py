@@ -72,6 +72,12 @@ def test_dense_layers_padding_strides_and_zero_points(instruction_set):
     assert_exact(network, instruction_set)
 
 
+@pytest.mark.parametrize("outputs", [5, 24, 40, 64, 72, 100])
+def test_blocks_of_outputs_stay_within_their_positions(instruction_set, outputs):
+    network = Network(11, (1, 4, 16), 20).conv(min(outputs, 64), (3, 3), zero_point=3)
+    assert_exact(network.conv(outputs, (1, 2), zero_point=7).linear(9, last=True), instruction_set, samples=1)
+
+
 def test_column_gate_and_outputs_that_share_channels(instruction_set):
     network = Network(4, (1, 6, 16), 77).conv(64, (3, 3), pool=(2, 2))
     network.linear(130, n=4, sharing=4).linear(6, last=True)
