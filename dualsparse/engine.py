@@ -204,13 +204,13 @@ class Engine:
         """Return a table of what runs how: one line per fused layer, then what runs by itself. See `layers`."""
         lines = [
             f"{self.precision}, batch size {self.batch_size}, {self.threads} thread(s), {self.instruction_set}",
-            f"{'layer':<24}{'kernel':<24}{'weights':<14}{'non-zero':>9}{'MACs':>12}{'remaining':>12}"
+            f"{'layer':<24}{'kernel':<27}{'weights':<14}{'non-zero':>9}{'MACs':>12}{'remaining':>12}"
             f"{'estimated':>12}{'measured':>12}",
         ]
         for r in self.layers(measure):
             measured = "-" if r.measured_us is None else f"{r.measured_us:.2f} µs"
             lines.append(
-                f"{r.name[-23:]:<24}{r.kernel:<24}{r.pattern!s:<14}{r.pattern.density:>9.1%}{r.macs:>12,}"
+                f"{r.name[-23:]:<24}{r.kernel:<27}{r.pattern!s:<14}{r.pattern.density:>9.1%}{r.macs:>12,}"
                 f"{r.remaining_macs:>12,}{f'{r.estimated_us:.2f} µs':>12}{measured:>12}"
             )
         for step in self.plan.steps:
