@@ -523,7 +523,9 @@ class SampleBuilder:
         layer, buffer, isa = self.layers[index], self.buffers[index], self.instruction_set
         outputs = len(layer.weight)
         # The most at a time, so that the list is walked seldom, but not beyond the next layer's channels.
-        fitting = [g for g in (16, 8) if g <= isa.accumulators and round_up(outputs, 2 * CHANNELS) % (g * isa.lanes) == 0]
+        fitting = [
+            g for g in (16, 8) if g <= isa.accumulators and round_up(outputs, 2 * CHANNELS) % (g * isa.lanes) == 0
+        ]
         groups = max(fitting, default=4)
         order = output_order(outputs, groups, isa.lanes, packed=not layer.output_float)
         rows = weights.reshape(outputs, -1)
