@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from test_kernels import Network
+from networks import Network
 
 from benchmarks.dualsparse_cross_compilation import PROCESSORS, assembly, functions, inner_loops
 from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_kernels import GATE, Network, float_layers
+from networks import GATE, Network, float_layers
 from twins import operations, run_uncompiled
 
 from dualsparse.kernels.batch_program import BatchBuilder

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from networks import GATE, Network, float_layers
 
 from dualsparse.kernels import compile_program
 from dualsparse.kernels.batch_program import BatchBuilder
 from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS, InstructionSet
-from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
+from dualsparse.layers import ColumnGate
 from dualsparse.reference import run_layers
 
 #: Those that this machine has. `test_instruction_sets` runs all sets' kernels, uncompiled, on any machine.
@@ -32,96 +33,12 @@ def cache(tmp_path_factory):
         yield
 
 
-def n_of_64(rng: np.random.Generator, weight: np.ndarray, n: int, sharing: int = 1) -> np.ndarray:
-    """Keep n weights of each 64 along the last axis, the same of `sharing` outputs in a row (the first axis)."""
-    outputs, *taps, channels = weight.shape
-    rank = np.argsort(np.argsort(rng.random((-(-outputs // sharing), *taps, -(-channels // 64), 64))))
-    mask = np.repeat(rank < n, sharing, axis=0).reshape(-1, *taps, rank.shape[-2] * 64)
-    return (weight * mask[:outputs, ..., :channels]).astype(np.int8)
-
-
-def n_of_16(rng: np.random.Generator, weight: np.ndarray, n: int, sharing: int) -> np.ndarray:
-    """Keep n weights of one window of 16 along the last axis, the same window for `sharing` outputs in a row."""
-    outputs, *taps, channels = weight.shape
-    windows = rng.integers(0, channels // 16, (-(-outputs // sharing), *taps, 1, 1))
-    chosen = np.repeat(windows == np.arange(channels // 16)[:, np.newaxis], sharing, axis=0)[:outputs]
-    rank = np.argsort(np.argsort(rng.random((outputs, *taps, channels // 16, 16))))
-    return (weight * ((rank < n) & chosen).reshape(weight.shape)).astype(np.int8)
-
-
-class Network:
-    """Layers behind one another, with random weights and scales that make use of the range of a byte."""
-
-    def __init__(self, seed: int, input_shape: tuple[int, ...], zero_point: int):
-        self.rng = np.random.default_rng(seed)
-        self.quantization = InputQuantization(0.03, zero_point)
-        self.layers: list[IntegerLayer] = []
-        self.shape, self.zero_point = input_shape, zero_point
-
-    def _add(self, kind: str, weight: np.ndarray, output_shape, *, relu=True, zero_point=0, last=False, **settings):
-        outputs = len(weight)
-        terms = max(1, np.count_nonzero(weight) / outputs)
-        scale = 20 / (74 * 74 * np.sqrt(terms)) * (0.5 + self.rng.random(outputs))
-        offset = 30 * self.rng.standard_normal(outputs) + zero_point
-        layer = IntegerLayer(
-            kind=kind,
-            weight=weight,
-            multiplier=scale.astype(np.float32),
-            offset=offset.astype(np.float32),
-            input_zero_point=self.zero_point,
-            output_zero_point=0 if last else zero_point,
-            output_float=last,
-            relu=relu,
-            pool=settings.pop("pool", None),
-            input_shape=self.shape,
-            output_shape=output_shape,
-            **settings,
-        )
-        self.layers.append(layer)
-        self.shape, self.zero_point = output_shape, zero_point
-        return self
-
-    def conv(
-        self,
-        outputs: int,
-        kernel: tuple[int, int],
-        n: int | None = None,
-        density: float = 1.0,
-        window_sharing=0,
-        **settings,
-    ):
-        channels, height, width = self.shape
-        weight = self.rng.integers(-127, 128, (outputs, *kernel, channels)).astype(np.int8)
-        weight *= self.rng.random(weight.shape) < density
-        weight = n_of_64(self.rng, weight, n) if n else weight
-        weight = n_of_16(self.rng, weight, 4, window_sharing) if window_sharing else weight
-        stride, dilation = settings.get("stride", (1, 1)), settings.get("dilation", (1, 1))
-        padding, pool = settings.get("padding", (0, 0, 0, 0)), settings.get("pool") or (1, 1)
-        size = [
-            ((extent + padding[i] + padding[i + 2] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1) // pool[i]
-            for i, extent in enumerate((height, width))
-        ]
-        return self._add("conv", weight.transpose(0, 3, 1, 2).copy(), (outputs, *size), **settings)
-
-    def linear(
-        self, outputs: int, n: int | None = None, density: float = 1.0, sharing: int = 1, window_sharing=0, **settings
-    ):
-        channels, positions = self.shape[0], int(np.prod(self.shape[1:]))
-        weight = self.rng.integers(-127, 128, (outputs, positions, channels)).astype(np.int8)
-        weight *= self.rng.random(weight.shape) < density
-        weight = n_of_64(self.rng, weight, n, sharing) if n else weight
-        weight = n_of_16(self.rng, weight, 4, window_sharing) if window_sharing else weight
-        return self._add("linear", weight.swapaxes(1, 2).reshape(outputs, -1).copy(), (outputs,), **settings)
-
-    def inputs(self, samples: int) -> np.ndarray:
-        return self.rng.standard_normal((samples, *self.layers[0].input_shape)).astype(np.float32)
-
-    def program(self, instruction_set: InstructionSet, gate: ColumnGate | None = None):
-        return compile_program(self.layers, self.quantization, gate, instruction_set=instruction_set)
+def compiled(network: Network, instruction_set: InstructionSet, gate: ColumnGate | None = None):
+    return compile_program(network.layers, network.quantization, gate, instruction_set=instruction_set)
 
 
 def assert_exact(network: Network, instruction_set: InstructionSet, gate: ColumnGate | None = None, samples=(1, 3, 33)):
-    program = network.program(instruction_set, gate)
+    program = compiled(network, instruction_set, gate)
     assert program is not None
     assert len(program.kernels) == len(network.layers)
     for count in samples:
@@ -135,24 +52,6 @@ def assert_exact(network: Network, instruction_set: InstructionSet, gate: Column
     return program
 
 
-def float_layers(network: Network) -> list[FloatLayer]:
-    """Layers of the same shapes and zeros in float32."""
-    return [
-        FloatLayer(
-            kind=layer.kind,
-            weight=(layer.weight * np.float32(0.004)),
-            bias=layer.offset / 50,
-            relu=layer.relu,
-            pool=layer.pool,
-            input_shape=layer.input_shape,
-            output_shape=layer.output_shape,
-            stride=layer.stride,
-            padding=layer.padding,
-        )
-        for layer in network.layers
-    ]
-
-
 def names(program) -> list[str]:
     """The kernels of the layers, without the instruction set."""
     return [kernel.split(",")[0] for kernel in program.kernels]
@@ -163,9 +62,6 @@ def speech_network() -> Network:
     network = Network(0, (1, 32, 32), 77)
     network.conv(64, (5, 5), density=0.5, pool=(2, 2)).conv(64, (5, 5), n=4, pool=(2, 2))
     return network.linear(1500, n=4).linear(12, last=True, relu=False)
-
-
-GATE = ColumnGate(kernel_width=16, stride_width=4, keep=2, columns=5, layer_index=1)
 
 
 @every_set
@@ -186,8 +82,8 @@ def test_winners(instruction_set, outputs, zero_point, k):
 
 def test_winners_beside_a_gate_have_no_program(instruction_set):
     network = Network(3, (1, 18, 32), 50).conv(64, (5, 5), winners=100).linear(12, last=True)
-    assert network.program(instruction_set) is not None
-    assert network.program(instruction_set, replace(GATE, layer_index=0, columns=3)) is None
+    assert compiled(network, instruction_set) is not None
+    assert compiled(network, instruction_set, replace(GATE, layer_index=0, columns=3)) is None
 
 
 def test_linear_layer_whose_weights_exceed_the_first_level_cache(instruction_set):
@@ -210,7 +106,7 @@ def test_linear_layers_whose_outputs_share_channels_in_fours(instruction_set, n,
     shared = assert_exact(network, instruction_set).operations[0].weight_bytes
     other = Network(8, (64, 5, 5), 40)
     other.linear(outputs, n=n).linear(12, last=True)
-    assert shared == other.program(instruction_set).operations[0].weight_bytes * 80 // 128
+    assert shared == compiled(other, instruction_set).operations[0].weight_bytes * 80 // 128
 
 
 @every_set
@@ -232,7 +128,7 @@ def test_pair_gate(instruction_set):
 
 def test_gate_with_equal_energies_keeps_all_of_them(instruction_set):
     network = speech_network()
-    program = network.program(instruction_set, GATE)
+    program = compiled(network, instruction_set, GATE)
     x = np.zeros((2, 1, 32, 32), np.float32)
     out = np.empty((2, 12), np.float32)
     assert program(x, out) == 0
@@ -285,7 +181,7 @@ def test_linear_layers_only(instruction_set, shape):
 def assert_events_exact(network: Network, instruction_set: InstructionSet, share: float, samples=(1, 2, 3, 17)):
     """Like `assert_exact`, on inputs of which `share` are active, for layers that are told so."""
     network.layers = [replace(layer, active=min(share, 0.02)) for layer in network.layers]
-    program = network.program(instruction_set)
+    program = compiled(network, instruction_set)
     assert "events" in names(program)
     for count in samples:
         x = np.abs(network.inputs(count)) * (network.rng.random((count, *network.layers[0].input_shape)) < share)
@@ -322,7 +218,7 @@ def test_active_inputs_do_not_matter_where_zero_is_not_the_zero_point(instructio
 
 def test_extreme_inputs_saturate_and_others_are_refused(instruction_set):
     network = speech_network()
-    program = network.program(instruction_set)
+    program = compiled(network, instruction_set)
     x = network.inputs(4)
     x[0, 0, 3, 5], x[1, 0, 30, 31], x[2, 0, 0, 0] = 9e36, -9e36, 1e10
     out = np.empty((4, 12), np.float32)
@@ -336,7 +232,7 @@ def test_extreme_inputs_saturate_and_others_are_refused(instruction_set):
 
 def test_threads_share_a_program(instruction_set):
     network = speech_network()
-    program = network.program(instruction_set, GATE)
+    program = compiled(network, instruction_set, GATE)
     x = network.inputs(64)
     expected = run_layers(tuple(network.layers), GATE, network.quantization, x)
     out = np.empty((4, 64, 12), np.float32)
@@ -386,5 +282,5 @@ def test_unstructured_float(instruction_set):
 def test_no_program_for_what_kernels_cannot_do(instruction_set):
     network = speech_network()
     network.layers[1] = replace(network.layers[1], groups=2, weight=network.layers[1].weight[:, :32])
-    assert network.program(instruction_set) is None
+    assert compiled(network, instruction_set) is None
     assert compile_program(speech_network().layers[:2], network.quantization, instruction_set=instruction_set) is None
