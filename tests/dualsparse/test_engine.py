@@ -129,7 +129,7 @@ def test_concurrent_calls(float_file: Path):
 
 
 def test_error_in_a_worker_reaches_the_caller(float_file: Path, monkeypatch: pytest.MonkeyPatch):
-    engine = Engine.from_onnx(float_file, 2, threads=2)
+    engine = Engine.from_onnx(float_file, 2, threads=2, instruction_set="portable")  # with threads of Python's
 
     def fail_on_the_second_sample(x: np.ndarray, out: np.ndarray) -> int:
         if x[0, 0, 0, 0] == 1:
