@@ -21,7 +21,6 @@ from dualsparse.kernels.registers import (
     as_vector,
     call,
     constant,
-    generic,
     operation,
 )
 
