@@ -8,7 +8,7 @@ rule benchmark:
         features=f"results/extract_features/{DATA}/test.npz",
         logits=lambda wildcards: trained(wildcards.network, "logits.npy", MEASURED_SEED),
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources("benchmark", "engine_worker", f"engines/{wildcards.engine}"),
+        code=lambda wildcards: sources("benchmark", "engine_worker", f"sparsemark/engines/{wildcards.engine}"),
     output:
         "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}/round{round}.json",
     log:
@@ -40,7 +40,7 @@ rule evaluate:
         features=f"results/extract_features/{DATA}/test.npz",
         logits=lambda wildcards: trained(wildcards.network, "logits.npy", wildcards.seed),
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources("evaluate", "engine_worker", f"engines/{wildcards.engine}"),
+        code=lambda wildcards: sources("evaluate", "engine_worker", f"sparsemark/engines/{wildcards.engine}"),
     output:
         "results/evaluate/{data}/{network}/{precision}/{engine}/seed{seed}.json",
     log:
@@ -118,7 +118,7 @@ rule ablate_quantization:
         calibration="results/extract_features/{data}/calibration.npz",
         features="results/extract_features/{data}/test.npz",
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources("ablate_quantization", "attempt", f"engines/{wildcards.engine}"),
+        code=lambda wildcards: sources("ablate_quantization", "attempt", f"sparsemark/engines/{wildcards.engine}"),
     output:
         table="results/ablate_quantization/{data}/{network}/{engine}.csv",
         status="results/ablate_quantization/{data}/{network}/{engine}.csv.json",
@@ -145,7 +145,7 @@ rule profile_operators:
         model=model_files,
         features="results/extract_features/{data}/test.npz",
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources("profile_operators", "attempt", f"engines/{wildcards.engine}"),
+        code=lambda wildcards: sources("profile_operators", "attempt", f"sparsemark/engines/{wildcards.engine}"),
     output:
         table="results/profile_operators/{data}/{network}/{precision}/{engine}.csv",
         status="results/profile_operators/{data}/{network}/{precision}/{engine}.csv.json",

@@ -1,4 +1,4 @@
-# What the other rules files share. What needs no Snakemake is in workflow/scripts/study.py, where it is tested.
+# What the other rules files share. What needs no Snakemake is in workflow/scripts/sparsemark/study.py, where it is tested.
 import fcntl
 import json
 import os
@@ -10,9 +10,9 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
-import study
-from files import InputError
-from study import sources
+from sparsemark import study
+from sparsemark.files import InputError
+from sparsemark.study import sources
 
 # Overlays given on the command line come first in Snakemake's list.
 overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != Path("config.yaml").resolve()]

@@ -16,22 +16,22 @@ TABLES = {
 # Snakemake sorts the sections of a report by name, hence their numbers.
 # Name: the section of the report, the label there, and the tables it is made from, which are its options, too.
 PAGES = {
-    "plot_dense_batch1": (
+    "plot_figure1a_dense_batch1": (
         "1 Dense network",
         "Figure 1a: batch size 1",
         ["benchmarks", "networks"],
     ),
-    "plot_dense_batch64": (
+    "plot_figure1b_dense_batch64": (
         "1 Dense network",
         "Figure 1b: batch size 64",
         ["benchmarks", "networks"],
     ),
-    "plot_batch_gain": (
+    "plot_figure2_batch_gain": (
         "1 Dense network",
         "Figure 2: gain of batch size 64",
         ["benchmarks", "networks"],
     ),
-    "plot_dense_int8": (
+    "plot_figure3_dense_int8": (
         "2 Quantised network",
         "Figure 3: dense INT8",
         ["benchmarks", "networks", "published"],
@@ -56,12 +56,12 @@ PAGES = {
         "Time per operator: table",
         ["benchmarks", "profile"],
     ),
-    "plot_sparse_throughput": (
+    "plot_figure4_sparse_throughput": (
         "3 Sparse networks",
         "Figure 4: sparse throughput",
         ["benchmarks", "networks", "published", "accuracies"],
     ),
-    "plot_sparse_gain": (
+    "plot_figure5_sparse_gain": (
         "3 Sparse networks",
         "Figure 5: gain of sparsity",
         ["benchmarks", "networks", "published"],

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration import batches, load_calibration
-from engines import engine_class
-from engines.protocol import Engine, UnsupportedCase
-from files import InputError, atomic_path, run_program
-from progress import Progress
-from quantization import batch_size_of, load_model
+from sparsemark.engines import engine_class
+from sparsemark.engines.protocol import Engine, UnsupportedCase
+from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.models.calibration import batches, load_calibration
+from sparsemark.models.onnx_model import batch_size_of, load_model
+from sparsemark.progress import Progress
 
 COLUMNS = (
     *("engine", "engine_version", "network", "batch_size", "variant", "order", "quantized", "method", "accuracy"),
@@ -50,7 +50,7 @@ class Variant:
 
 
 def onnxruntime_variants(model: Path, calibration: Path, layers: list[str]) -> list[Variant]:
-    from quantize_onnxruntime import quantize
+    from sparsemark.models.onnxruntime_quantizer import quantize
 
     computing = ("Conv", "MatMul", "Gemm")
 
@@ -86,7 +86,7 @@ def onnxruntime_variants(model: Path, calibration: Path, layers: list[str]) -> l
 
 
 def openvino_variants(model: Path, calibration: Path, layers: list[str]) -> list[Variant]:
-    from quantize_openvino import quantize
+    from sparsemark.models.nncf_quantizer import quantize
 
     def variant(name: str, quantized: str, keep: bool, types: tuple = (), fp32: tuple = ()) -> Variant:
         def make(out: Path) -> None:
@@ -107,8 +107,8 @@ def openvino_variants(model: Path, calibration: Path, layers: list[str]) -> list
 def deepsparse_variants(model: Path, calibration: Path, layers: list[str]) -> list[Variant]:
     import onnx
 
-    from quantization import activation_ranges
-    from quantize_deepsparse import integer_model, own_operator_share, quantizable_nodes
+    from sparsemark.models.deepsparse_quantizer import integer_model, own_operator_share, quantizable_nodes
+    from sparsemark.models.quantization import activation_ranges
 
     clips = load_calibration(calibration)
 

@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
-from files import read_json, run_program, write_json
+from sparsemark.files import read_json, run_program, write_json
 
 
 def attempt(command: list[str], model: Path, timeout_s: float) -> dict[str, str]:

@@ -20,17 +20,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import reference_computation
-from engine_process import STATUSES, Outcome, run_instances
-from engines import engine_class, engine_names
-from files import InputError, atomic_path, read_json, run_program, sha256
-from machine import busy_seconds, machine_name, machine_record, machine_state
-from topology import Layout, plan_layouts, read_cpus, read_quota
+from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.measuring.case import case_arguments, case_record, case_request, model_sha256, obstacle, positive
+from sparsemark.measuring.engine_process import run_instances
+from sparsemark.measuring.machine import busy_seconds, machine_name, machine_record, machine_state
+from sparsemark.measuring.topology import Layout, plan_layouts, read_cpus, read_quota
 
-PRECISIONS = ("fp32", "bf16", "int8")
 #: Percentile: the smallest sample that supports it, as MLPerf's load generator has it.
 PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
-REFERENCE_COMPUTATION = Path(reference_computation.__file__)
+REFERENCE_COMPUTATION = Path(__file__).with_name("reference_computation.py")
 
 
 @dataclass(frozen=True)
@@ -96,45 +94,6 @@ def memory_limit_gib(measure: Measure) -> float:
     if measure.memory_limit_gib is not None:
         return measure.memory_limit_gib
     return 0.9 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-
-
-def model_sha256(model: Path) -> str:
-    """Return the sha256 of a model file, or of a model folder's `name: sha256` list."""
-    if model.is_file():
-        return sha256(model)
-    listing = "".join(
-        f"{path.relative_to(model)}: {sha256(path)}\n" for path in sorted(model.rglob("*")) if path.is_file()
-    )
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as handle:
-        handle.write(listing)
-        handle.flush()
-        return sha256(Path(handle.name))
-
-
-def obstacle(options: argparse.Namespace) -> Outcome | None:
-    """Return why the case cannot be tried (no environment, no model), or None if it can.
-
-    A tool that failed to make a model tells so in `MODEL.json`, {"status": ..., "reason": ...}, beside it.
-    """
-    engine = engine_class(options.engine)
-    if options.environment_status and (outcome := _recorded(options.environment_status)):
-        return outcome
-    if options.model is None:
-        why = engine.missing.get(options.precision, "there is no form of the network for it here")
-        return Outcome("unsupported", f"{engine.title} has no {options.precision}: {why}")
-    status = options.model.with_name(f"{options.model.name}.json")
-    if status.exists() and (outcome := _recorded(status)):
-        return outcome
-    if not options.model.exists():
-        raise InputError(f"{options.model}: expected a model file")
-    return None
-
-
-def _recorded(path: Path) -> Outcome | None:
-    record = read_json(path)
-    if not isinstance(record, dict) or not {"status", "reason"} <= record.keys() or record["status"] not in STATUSES:
-        raise InputError(f"{path}: expected status (one of {', '.join(STATUSES)}) and reason")
-    return None if record["status"] == "ok" else Outcome(record["status"], str(record["reason"]))
 
 
 def percentiles(times: Sequence[float]) -> dict[str, float]:
@@ -227,67 +186,6 @@ def measure_layout(
     row["execution"] = first["execution"]
     raw = [{key: result[key] for key in ("begin_ns", "times_ns", "cpu_s")} for result in outcome.results]
     return row, raw
-
-
-def case_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name a case and its files; `evaluate.py` has the same ones."""
-    parser.add_argument("--engine", required=True, choices=engine_names(), metavar="NAME", help="an adapter's name")
-    parser.add_argument("--python", required=True, type=Path, help="interpreter of the engine's environment")
-    parser.add_argument(
-        "--environment-status",
-        type=Path,
-        metavar="JSON",
-        help="record of the environment's deployment; one that failed makes an `unsupported` row",
-    )
-    parser.add_argument("--model", type=Path, help="model for this batch size and precision; without it, `unsupported`")
-    parser.add_argument("--features", required=True, type=Path, metavar="NPZ", help="test features: x, y")
-    parser.add_argument("--reference", required=True, type=Path, metavar="NPY", help="FP32 logits, in test order")
-    parser.add_argument("--network", required=True, help="for the row")
-    parser.add_argument("--dataset", required=True, metavar="DATASET-CLASS_SET", help="for the row")
-    parser.add_argument("--seed", required=True, type=int, help="for the row")
-    parser.add_argument("--precision", required=True, choices=PRECISIONS)
-    parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="(default: %(default)s)")
-    parser.add_argument(
-        "--cache", type=Path, default=Path("results/cache"), help="compiled code of engines (default: %(default)s)"
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="JSON", help="the result")
-
-
-def positive(text: str) -> int:
-    """Return `text` as a whole number of at least 1, for argparse."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def case_request(options: argparse.Namespace, mode: str) -> dict[str, object]:
-    """Return the worker's request, with its files checked to be there."""
-    for path in (options.features, options.reference):
-        if not path.is_file():
-            raise InputError(f"{path}: expected a file with the test set's features or reference logits")
-    return {
-        "mode": mode,
-        "engine": options.engine,
-        "model": str(options.model),
-        "features": str(options.features),
-        "reference": str(options.reference),
-        "precision": options.precision,
-        "batch_size": options.batch_size,
-    }
-
-
-def case_record(options: argparse.Namespace) -> dict[str, object]:
-    """Return what names the case in its result."""
-    return {
-        "engine": options.engine,
-        "engine_title": engine_class(options.engine).title,
-        "network": options.network,
-        "dataset": options.dataset.rpartition("-")[0] or options.dataset,
-        "class_set": options.dataset.rpartition("-")[2],
-        "seed": options.seed,
-        "precision": options.precision,
-        "batch_size": options.batch_size,
-    }
 
 
 def write_compact(path: Path, value: object) -> None:

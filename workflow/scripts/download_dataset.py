@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from files import InputError, run_program, sha256
-from progress import Progress
+from sparsemark.files import InputError, run_program, sha256
+from sparsemark.progress import Progress
 
 ATTEMPTS = 5
 TIMEOUT_S = 60

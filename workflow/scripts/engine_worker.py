@@ -21,8 +21,8 @@ from typing import TextIO
 
 import numpy as np
 
-from engines import engine_class
-from engines.protocol import Engine, UnsupportedCase
+from sparsemark.engines import engine_class
+from sparsemark.engines.protocol import Engine, UnsupportedCase
 
 #: Clips that parity is checked on. Enough that an INT8 network which agrees on 97 % of them is not failed by chance.
 PARITY_CLIPS = 256

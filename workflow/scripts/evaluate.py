@@ -7,9 +7,9 @@ cannot run has a status and a reason instead of an accuracy.
 import argparse
 from pathlib import Path
 
-from benchmark import case_arguments, case_record, case_request, model_sha256, obstacle
-from engine_process import run_instances
-from files import run_program, write_json
+from sparsemark.files import run_program, write_json
+from sparsemark.measuring.case import case_arguments, case_record, case_request, model_sha256, obstacle
+from sparsemark.measuring.engine_process import run_instances
 
 
 def evaluate(python: Path, request: dict, timeout_s: float, cache: Path) -> dict[str, object]:

@@ -6,16 +6,16 @@ would take longer than the network.
 """
 
 import argparse
-import csv
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from files import InputError, atomic_path, read_json, run_program, write_json
-from frontend import MARGIN, PARAMETERS, STEPS, LogMel, as_features, to_waveform
-from progress import Progress
+from sparsemark.data.clips import read_clips
+from sparsemark.data.frontend import MARGIN, PARAMETERS, STEPS, LogMel, as_features, to_waveform
+from sparsemark.files import InputError, atomic_path, read_json, run_program, write_json
+from sparsemark.progress import Progress
 
 BATCH = 256
 
@@ -74,13 +74,6 @@ def calibration_rows(labels: np.ndarray, count: int, rng: np.random.Generator) -
             raise InputError(f"calibration: expected at least {share} training clips of class {label}")
         rows.append(rng.choice(members, share, replace=False))
     return rng.permutation(np.concatenate(rows))
-
-
-def read_clips(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return the labels, int64 [clips], and the spoken words of a split's list."""
-    with open(path, newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    return np.array([int(row["label"]) for row in rows], dtype=np.int64), [row["word"] for row in rows]
 
 
 def save_features(path: Path, x: np.ndarray, y: np.ndarray) -> None:

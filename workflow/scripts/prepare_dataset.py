@@ -1,19 +1,18 @@
 """Bring a data set into the form that training reads: one array of clips and one list per split."""
 
 import argparse
-import csv
 import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from files import InputError, atomic_path, run_program, write_json
-from speech_commands import CLASS_SETS, CLIP_SAMPLES, LICENCE, SPLITS, TITLES, SpeechCommands
-from synthetic_speech import SyntheticSpeech
+from sparsemark.data.clips import write_list
+from sparsemark.data.speech_commands import CLASS_SETS, CLIP_SAMPLES, LICENCE, SPLITS, TITLES, SpeechCommands
+from sparsemark.data.synthetic_speech import SyntheticSpeech
+from sparsemark.files import InputError, atomic_path, run_program, write_json
 
 SYNTHETIC = "synthetic_speech"
-COLUMNS = ("clip", "label", "word", "speaker", "source")
 
 
 def open_dataset(options: argparse.Namespace, settings: dict) -> tuple[SpeechCommands | SyntheticSpeech, dict]:
@@ -38,15 +37,6 @@ def open_dataset(options: argparse.Namespace, settings: dict) -> tuple[SpeechCom
     source = SpeechCommands(options.archive, test_archive, options.class_set, options.seed)
     title = title or TITLES.get(options.dataset, options.dataset)
     return source, {"title": title, "licence": LICENCE, "notes": notes}
-
-
-def write_list(path: Path, clips: list) -> None:
-    """Write the list of a split's clips as CSV with the columns COLUMNS."""
-    with atomic_path(path) as partial, open(partial, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row, clip in enumerate(clips):
-            writer.writerow([row, clip.label, clip.word, clip.speaker, clip.source])
 
 
 def prepare(options: argparse.Namespace) -> None:

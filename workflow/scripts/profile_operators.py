@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration import batches, load_calibration
-from files import InputError, atomic_path, run_program
+from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.models.calibration import batches, load_calibration
 
 COLUMNS = (
     *("engine", "engine_version", "network", "precision", "batch_size"),

@@ -1,8 +1,8 @@
 """Write an ONNX network as a full-integer INT8 LiteRT file, calibrated on training clips (see convert_litert.py)."""
 
-from convert_litert import convert
-from files import run_program
-from quantization import parse_arguments
+from sparsemark.files import run_program
+from sparsemark.models.litert_file import convert
+from sparsemark.models.quantization import parse_arguments
 
 
 def main(arguments: list[str] | None = None) -> None:

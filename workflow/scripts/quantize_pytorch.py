@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from calibration import batches, load_calibration
-from files import InputError, atomic_path, run_program
-from network import load_network
-from progress import Progress
+from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.models.calibration import batches, load_calibration
+from sparsemark.networks.gsc_cnn import load_network
+from sparsemark.progress import Progress
 
 
 def quantize(model: Path, calibration: Path, batch_size: int, out: Path) -> None:

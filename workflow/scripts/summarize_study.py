@@ -7,9 +7,10 @@ import re
 
 import pandas as pd
 
-from check_claims import COLUMNS, CONFIRMED, REFUTED, STUDY_ENGINES, UNDECIDED
-from files import InputError, atomic_path, run_program
-from measurements import (
+from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.results.claim_measures import STUDY_ENGINES
+from sparsemark.results.claims import COLUMNS, CONFIRMED, REFUTED, UNDECIDED
+from sparsemark.results.measurements import (
     CASE,
     OURS,
     data_title,
@@ -27,8 +28,8 @@ from measurements import (
     times,
     with_interval,
 )
-from ratios import fastest, ratio, throughput
-from sparse_gains import accuracy, best_gains, best_sparse
+from sparsemark.results.ratios import fastest, ratio, throughput
+from sparsemark.results.sparse_gains import accuracy, best_gains, best_sparse
 
 BATCH_SIZES = (1, 64)
 

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from files import run_program
-from html_table import Cell, write_table
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import (
     engine_title,
     in_order,
     in_precision_order,
@@ -19,8 +19,8 @@ from measurements import (
     why_missing,
     with_interval,
 )
-from ratios import by_round, throughput
-from sparse_gains import accuracy, work_left
+from sparsemark.results.ratios import by_round, throughput
+from sparsemark.results.sparse_gains import accuracy, work_left
 
 HEADER = [
     "Engine",

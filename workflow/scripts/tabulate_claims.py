@@ -1,9 +1,9 @@
 """Table of the study's claims: what it says, what was measured here, and the verdict."""
 
-from check_claims import COLUMNS, CONFIRMED, REFUTED
-from files import run_program
-from html_table import Cell, write_table
-from measurements import input_parser, load_table
+from sparsemark.files import run_program
+from sparsemark.results.claims import COLUMNS, CONFIRMED, REFUTED
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import input_parser, load_table
 
 VERDICT_STYLES = {CONFIRMED: "good", REFUTED: "bad"}
 

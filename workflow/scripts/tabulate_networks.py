@@ -1,8 +1,8 @@
 """Table of the networks: accuracy, what is left of weights and work, and the gain that each engine makes of it."""
 
-from files import run_program
-from html_table import Cell, write_table
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import (
     data_title,
     dense_network,
     engine_title,
@@ -18,8 +18,8 @@ from measurements import (
     select,
     times,
 )
-from ratios import ratio
-from sparse_gains import mac_gain, work_left
+from sparsemark.results.ratios import ratio
+from sparsemark.results.sparse_gains import mac_gain, work_left
 
 BATCH_SIZE = 64
 

@@ -1,8 +1,8 @@
 """Table of the quantisation ablation: what each variant quantises, its accuracy, its speed and its gain."""
 
-from files import run_program
-from html_table import Cell, write_table
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import (
     ablation_gain,
     engine_title,
     in_order,

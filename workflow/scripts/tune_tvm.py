@@ -25,10 +25,10 @@ from tvm.s_tir import meta_schedule
 from tvm.target import codegen
 from tvm_ffi import structural_hash
 
-from files import InputError, atomic_path, read_json, run_program, write_json
-from progress import Progress
-from quantization import load_model
-from tvm_sparse_linear import SPARSE_LINEAR, SparseProducts
+from sparsemark.files import InputError, atomic_path, read_json, run_program, write_json
+from sparsemark.models.onnx_model import load_model
+from sparsemark.models.tvm_sparse_linear import SPARSE_LINEAR, SparseProducts
+from sparsemark.progress import Progress
 
 #: Of a task's share of the trials, what one without multiplications gets: there is little to choose in it.
 LIGHT_SHARE = 0.25

@@ -1,0 +1,79 @@
+"""The spoken words made with espeak-ng: few voices, the properties that training needs."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import prepare_dataset
+from sparsemark.data.speech_commands import CLASS_SETS
+from sparsemark.data.synthetic_speech import SyntheticSpeech
+from sparsemark.files import InputError
+
+
+def make(out: Path, *arguments: str, settings: str = '{"voices": 10, "repeats": 1}') -> Path:
+    common = ["--dataset", "synthetic_speech", "--class-set", "commands", "--settings", settings, "--out", str(out)]
+    prepare_dataset.main([*common, *arguments])
+    return out
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("speech") / "out")
+
+
+def rows_of(folder: Path, split: str) -> list[dict]:
+    with open(folder / f"{split}.csv", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_same_bytes_however_many_processes(small: Path, tmp_path: Path) -> None:
+    other = make(tmp_path / "other", "--threads", "3")
+    for path in small.iterdir():
+        assert (other / path.name).read_bytes() == path.read_bytes(), path.name
+    assert (make(tmp_path / "seed", "--seed", "2") / "test.npy").read_bytes() != (small / "test.npy").read_bytes()
+
+
+def test_counts_and_speakers(small: Path) -> None:
+    record = json.loads((small / "dataset.json").read_text())
+    commands = CLASS_SETS["commands"]
+    # 7, 1 and 2 voices; unknown words in training are four times what an epoch draws.
+    assert record["counts"]["train"] == {**dict.fromkeys(commands[:10], 7), "unknown": 28, "silence": 7}
+    assert record["counts"]["test"] == {**dict.fromkeys(commands[:10], 2), "unknown": 2, "silence": 2}
+    variants = {
+        split: {row["speaker"].split("+")[1] for row in rows_of(small, split) if row["speaker"]}
+        for split in ("train", "validation", "test")
+    }
+    assert not variants["train"] & variants["test"]
+    assert not variants["train"] & variants["validation"]
+    assert not variants["validation"] & variants["test"]
+    for row in rows_of(small, "train"):
+        name = record["classes"][int(row["label"])]
+        assert name == "silence" or (row["word"] == name) == (name != "unknown")
+
+
+def test_clips_hold_sound_and_differ(small: Path) -> None:
+    clips = np.load(small / "train.npy").astype(float)
+    assert clips.shape[1] == 16_000
+    spoken = clips[[row["word"] != "" for row in rows_of(small, "train")]]
+    assert (spoken.std(axis=1) > 100).all()
+    correlation = np.corrcoef(spoken) - np.eye(len(spoken))
+    assert np.abs(correlation).max() < 0.9
+    assert len(np.load(small / "noise.npy")) == 5 * 20 * 16_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"voice": 3}, "unknown key 'voice'"),
+        ({"voices": 0}, "voices: expected a whole number from 1 up, got 0"),
+        ({"repeats": 1.5}, "repeats: expected a whole number"),
+        ({"snr_db": "quiet"}, "snr_db: expected a number, got 'quiet'"),
+        ({"voices": 100_000}, "voices: the train split has at most"),
+    ],
+)
+def test_impossible_settings_are_one_sentence(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SyntheticSpeech("commands", settings, seed=1)

@@ -1,0 +1,244 @@
+"""Measuring a case from outside, with an engine that behaves as each test tells it."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import benchmark
+import evaluate
+from benchmark import Measure, percentiles, summarise
+from sparsemark import engines
+from sparsemark.files import InputError
+from sparsemark.measuring.case import model_sha256
+from sparsemark.measuring.engine_process import run_instances
+
+FAKE_ENGINES = Path(__file__).parent / "fake_engines"
+MEASURE = {"warmup_s": 0.01, "warmup_samples": 1, "min_time_s": 0.05, "min_samples": 5, "timeout_s": 60}
+
+
+@pytest.fixture
+def case(tmp_path, monkeypatch):
+    """Call a program on the fake engine with a behaviour; return its result."""
+    monkeypatch.setenv("SPARSEMARK_ENGINES", str(FAKE_ENGINES))
+    monkeypatch.setattr("sparsemark.engines.__path__", [*engines.__path__, str(FAKE_ENGINES)])
+    x = np.random.default_rng(0).standard_normal((70, 1, 32, 32), np.float32)
+    logits = x.reshape(70, -1)[:, :12]
+    np.savez(tmp_path / "test.npz", x=x, y=logits.argmax(1))
+    np.save(tmp_path / "logits.npy", logits)
+    model = tmp_path / "model"
+
+    def run(behaviour, program=benchmark, **changes):
+        model.write_text(behaviour)
+        options = {
+            "engine": "fake",
+            "python": sys.executable,
+            "model": model,
+            "features": tmp_path / "test.npz",
+            "reference": tmp_path / "logits.npy",
+            "network": "dense",
+            "dataset": "synthetic_speech-commands",
+            "seed": 1,
+            "precision": "fp32",
+            "batch_size": 4,
+            "cache": tmp_path / "cache",
+            "out": tmp_path / "result.json",
+        }
+        if program is benchmark:
+            options |= {"cores": 1, "round": 2, "measure": json.dumps(MEASURE | changes.pop("measure", {}))}
+        options |= changes
+        arguments = [f"--{key.replace('_', '-')}={value}" for key, value in options.items() if value is not None]
+        program.main(arguments)
+        return json.loads((tmp_path / "result.json").read_text())
+
+    return run
+
+
+def test_a_measured_case(case):
+    result = case("slow")
+    [row] = result["rows"]
+    assert result["case"]["dataset"] == "synthetic_speech" and result["case"]["class_set"] == "commands"
+    assert result["case"]["model_sha256"] == hashlib.sha256(b"slow").hexdigest()
+    assert row["status"] == "ok" and row["layout"] == "1x1"
+    [raw] = result["raw_times"]["1x1"]
+    times = raw["times_ns"]
+    assert all(isinstance(duration, int) for duration in times)
+    assert len(times) == row["samples"] >= 5 and sum(times) >= 0.05e9
+    assert row["throughput_words_per_s"] == pytest.approx(4 * len(times) / sum(times) * 1e9)
+    assert row["latency_ms_p50"] == pytest.approx(statistics.median_low(times) / 1e6)
+    assert row["latency_ms_p50"] >= 10
+    assert "latency_ms_p90" not in row
+    assert row["execution"]["details"]["affinity"] == str(row["cpus"][0][0])
+    assert row["execution"]["details"]["OMP_NUM_THREADS"] == "1"
+    assert row["parity"] == {"relative_error": 0.0, "agreement": 1.0}
+    assert row["reference_gflops"] > 0
+    assert result["started_at"] < result["ended_at"]
+
+
+def test_the_whole_processor_tries_every_layout(case):
+    result = case("slow", cores="all")
+    cores = result["machine"]["physical_cores"]
+    assert [row["status"] for row in result["rows"]] == ["ok"] * len(result["rows"])
+    by_layout = {row["layout"]: row for row in result["rows"]}
+    assert f"1x{cores}" in by_layout and f"{cores}x1" in by_layout
+    assert {name: len(raw) for name, raw in result["raw_times"].items()} == {
+        name: int(name.partition("x")[0]) for name in by_layout
+    }
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "reason"),
+    [
+        ("unsupported", "unsupported", "only on Tuesdays"),
+        ("error", "failed", "ValueError: this model is odd"),
+        ("crash", "failed", "SIGSEGV during loading the model"),
+        ("crash later", "failed", "SIGILL during the first inference"),
+        ("exit", "failed", "exit status 3 during loading the model: fatal: no licence"),
+        ("killed", "out_of_memory", "SIGKILL during loading the model"),
+        ("abort", "out_of_memory", "SIGABRT during loading the model: .*bad_alloc"),
+        ("greedy", "out_of_memory", "MemoryError"),
+        ("hang", "timeout", "not done within 2 s; stopped during loading the model"),
+        ("wrong", "failed", "parity with the FP32 reference: relative error"),
+        ("double", "failed", "returned float64"),
+        ("not finite", "failed", "not finite"),
+        ("scribble", "failed", "changed its input"),
+    ],
+)
+def test_a_case_that_goes_wrong_is_a_row_without_speed(case, behaviour, status, reason):
+    limits = {"timeout_s": 2} if behaviour == "hang" else {"memory_limit_gib": 1}
+    result = case(behaviour, measure=limits)
+    [row] = result["rows"]
+    assert row["status"] == status
+    assert re.search(reason, row["reason"]), row["reason"]
+    assert not {"throughput_words_per_s", "latency_ms_p50"} & set(row)
+
+
+def test_what_an_engine_prints_does_no_harm(case):
+    assert case("noisy")["rows"][0]["status"] == "ok"
+
+
+def test_a_hanging_engine_is_killed_with_its_children(case, tmp_path):
+    case("hang", measure={"timeout_s": 2})
+    child = int((tmp_path / "model.child").read_text())
+    stat = Path(f"/proc/{child}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_worker_does_not_outlive_its_parent(case, tmp_path):
+    model = tmp_path / "model"
+    driver = os.fork()
+    if driver == 0:
+        case("hang")
+        os._exit(0)
+    child_file = tmp_path / "model.child"
+    while not child_file.exists() or not child_file.read_text():
+        time.sleep(0.02)
+    worker = int(Path(f"/proc/{child_file.read_text()}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(driver, signal.SIGKILL)
+    os.waitpid(driver, 0)
+    end = time.monotonic() + 10
+    while Path(f"/proc/{worker}/cmdline").exists() and Path(f"/proc/{worker}/cmdline").read_bytes():
+        assert time.monotonic() < end, f"{model}: worker {worker} still runs"
+        time.sleep(0.02)
+    os.kill(int(child_file.read_text()), signal.SIGKILL)
+
+
+def test_no_environment_or_no_model_is_a_row_with_the_reason(case, tmp_path):
+    status = tmp_path / "deployed.json"
+    status.write_text(json.dumps({"status": "unsupported", "reason": "no wheel"}))
+    [row] = case("good", environment_status=status)["rows"]
+    assert (row["status"], row["reason"]) == ("unsupported", "no wheel")
+    [row] = case("good", model=None)["rows"]
+    assert row["status"] == "unsupported" and "Fake has no fp32: there is no form" in row["reason"]
+    [row] = case("good", model=None, precision="int8")["rows"]
+    assert (row["status"], row["reason"]) == ("unsupported", "Fake has no int8: it is a fake")
+    (tmp_path / "model.json").write_text(json.dumps({"status": "timeout", "reason": "tuning took too long"}))
+    [row] = case("good")["rows"]
+    assert (row["status"], row["reason"]) == ("timeout", "tuning took too long")
+
+
+def test_evaluation_counts_the_whole_test_set(case):
+    result = case("good", evaluate)
+    assert (result["status"], result["accuracy"], result["test_clips"]) == ("ok", 1.0, 70)
+    result = case("wrong", evaluate)
+    x = np.random.default_rng(0).standard_normal((70, 1, 32, 32), np.float32).reshape(70, -1)[:, :12]
+    assert result["accuracy"] == pytest.approx(np.mean(x[:, ::-1].argmax(1) == x.argmax(1)))
+    assert case("crash", evaluate)["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": "none.npz"}, r"none\.npz: expected a file"),
+        ({"model": "none.onnx"}, r"none\.onnx: expected a model file"),
+        ({"environment_status": "none.json"}, r"none\.json: expected a readable JSON"),
+        ({"measure": {"min_time": 3}}, r"--measure: unknown key 'min_time'"),
+        ({"measure": {"min_samples": 0}}, r"--measure: min_samples: expected a number of at least 1, got 0"),
+        ({"measure": {"timeout_s": "long"}}, r"--measure: timeout_s: expected a number"),
+    ],
+)
+def test_wrong_input_is_one_sentence(case, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        case("good", **changes)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_measure_needs_an_object():
+    for text in ("[1]", "{"):
+        with pytest.raises(InputError, match="expected a JSON object"):
+            Measure.from_json(text)
+    assert Measure.from_json('{"rounds": 3, "min_time_s": 1}').min_time_s == 1
+
+
+def test_a_python_that_is_missing_is_a_failed_case(tmp_path):
+    outcome = run_instances(tmp_path / "python", {"threads": 1}, [None], timeout_s=5, cache=tmp_path)
+    assert outcome.status == "failed" and "cannot be started" in outcome.reason
+
+
+def test_percentiles_need_their_samples():
+    assert percentiles([3.0]) == {"p50": 3.0}
+    assert set(percentiles(range(64))) == {"p50", "p90"}
+    assert percentiles(range(1, 1001)) == {"p50": 500, "p90": 900, "p95": 950, "p99": 990}
+
+
+def test_one_instance_has_all_its_calls_as_the_window():
+    summary = summarise([{"begin_ns": 7, "times_ns": [int(1e9), int(3e9)]}], 64)
+    assert summary == {
+        "throughput_words_per_s": 32.0,
+        "window_s": 4.0,
+        "samples": 2,
+        "latency_ms_p50": 1000.0,
+    }
+
+
+def test_several_instances_count_in_their_common_window():
+    second = 1_000_000_000
+    early = {"begin_ns": 0, "times_ns": [second] * 10}  # 0 to 10 s, one call a second
+    late = {"begin_ns": 5 * second // 2, "times_ns": [second // 2] * 20}  # 2.5 to 12.5 s, two calls a second
+    summary = summarise([early, late], 1)
+    assert summary["window_s"] == 7.5
+    assert summary["throughput_words_per_s"] == pytest.approx(3)
+    # Of the early one, the calls that end at 3 to 10 s; of the late one, those that end at 3 to 10 s.
+    assert summary["samples"] == 8 + 15
+
+
+def test_instances_that_do_not_overlap_have_no_speed():
+    with pytest.raises(ValueError, match="do not overlap"):
+        summarise([{"begin_ns": 0, "times_ns": [10]}, {"begin_ns": 20, "times_ns": [10]}], 1)
+
+
+def test_a_model_folder_has_a_digest_of_its_content(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/model.param").write_text("1")
+    (tmp_path / "a/model.bin").write_text("2")
+    before = model_sha256(tmp_path / "a")
+    (tmp_path / "a/model.bin").write_text("3")
+    assert len(before) == 64 and model_sha256(tmp_path / "a") != before

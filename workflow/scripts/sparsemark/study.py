@@ -1,0 +1,226 @@
+"""The study as data: its validated configuration, the cases it measures, and where each file belongs.
+
+Pure functions on plain values, used by `rules/common.smk` and by the tests.
+"""
+
+import ast
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+from sparsemark.engines import engine_class, engine_names
+from sparsemark.files import InputError
+from sparsemark.networks.sparsity_patterns import check_spec
+
+#: The keys of a network's entry that name another network, which is trained first.
+DEPENDENCIES = {"start", "teacher"}
+SCRIPTS = Path(__file__).parents[1]
+ROOT = SCRIPTS.parents[1]
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """One thing to measure: an engine with one network at one precision, batch size and share of the processor."""
+
+    network: str
+    precision: str
+    engine: str
+    batch_size: int
+    cores: str  # "1" or "all"
+
+    @property
+    def title(self) -> str:
+        return f"{self.engine}, {self.network} {self.precision}, batch {self.batch_size}, cores {self.cores}"
+
+
+def _location(path: list) -> str:
+    return ".".join(str(part) for part in path) or "the top level"
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    """One sentence for a schema error: which key, what was found, what was expected."""
+    where = _location(list(error.absolute_path))
+    found = error.instance
+    match error.validator:
+        case "additionalProperties":
+            allowed = error.schema.get("properties", {})
+            unknown = ", ".join(repr(key) for key in found if key not in allowed)
+            return f"{where}: unknown key {unknown} (expected one of {', '.join(allowed)})"
+        case "required":
+            missing = ", ".join(repr(key) for key in error.validator_value if key not in found)
+            return f"{where}: missing key {missing}"
+        case "type":
+            return f"{where}: {found!r} is not of type {error.validator_value}"
+        case "enum":
+            return f"{where}: {found!r} is unknown (expected one of {', '.join(map(str, error.validator_value))})"
+        case "minimum":
+            return f"{where}: {found!r} is too small (expected at least {error.validator_value})"
+        case "exclusiveMinimum":
+            return f"{where}: {found!r} is too small (expected more than {error.validator_value})"
+        case "minItems" | "minProperties":
+            return f"{where}: empty (expected at least {error.validator_value} entry)"
+        case _:
+            return f"{where}: {error.message}"
+
+
+def validate(config: dict, source: str = "config.yaml") -> None:
+    """Check a configuration against its schema and against what it refers to.
+
+    Raises:
+        InputError: one sentence that names `source`, the key and what was expected.
+    """
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    # The first error in the order of the file, so that the message does not change from run to run.
+    errors = sorted(validator.iter_errors(config), key=lambda error: list(map(str, error.absolute_path)))
+    if errors:
+        raise InputError(f"{source}: {_explain(errors[0])}")
+
+    def known(names: list[str], allowed: list[str], key: str) -> None:
+        for name in names:
+            if name not in allowed:
+                raise InputError(f"{source}: {key}: {name!r} is unknown (expected one of {', '.join(allowed)})")
+
+    known([config["dataset"]["name"]], list(config["datasets"]), "dataset.name")
+    for name, entry in config["datasets"].items():
+        if "train" not in entry and name != "synthetic_speech":
+            raise InputError(f"{source}: datasets.{name}: missing key 'train' (expected the training archive's url)")
+    known(config["engines"], engine_names(), "engines")
+    for number, entry in enumerate(config["benchmarks"]):
+        known(entry.get("networks", []), list(config["networks"]), f"benchmarks.{number}.networks")
+        known(entry.get("engines", []), config["engines"], f"benchmarks.{number}.engines")
+    for name, spec in config["networks"].items():
+        check_spec(spec, f"{source}: networks.{name}")
+        if (measured := config["seeds"][0]) not in seeds(config, name):
+            raise InputError(f"{source}: networks.{name}.seeds: expected {measured} in it, the seed that is measured")
+        for key in sorted(DEPENDENCIES & spec.keys()):
+            known([spec[key]], list(config["networks"]), f"networks.{name}.{key}")
+    for name in config["networks"]:
+        _check_dependencies(config["networks"], [name], source)
+
+
+def _check_dependencies(networks: dict, chain: list[str], source: str) -> None:
+    """Check that no network needs, over others, itself; `chain` is a way from a network to one that it needs."""
+    for key in sorted(DEPENDENCIES & networks[chain[-1]].keys()):
+        needed = networks[chain[-1]][key]
+        if needed in chain:
+            circle = " -> ".join([*chain[chain.index(needed) :], needed])
+            raise InputError(f"{source}: networks.{chain[-1]}.{key}: {circle} goes in a circle")
+        _check_dependencies(networks, [*chain, needed], source)
+
+
+def cases(config: dict) -> list[Case]:
+    """Return every case of the study once, sorted."""
+    found = set()
+    for entry in config["benchmarks"]:
+        for network, precision, engine, batch_size, cores in product(
+            entry.get("networks", config["networks"]),
+            entry["precisions"],
+            entry.get("engines", config["engines"]),
+            entry["batch_sizes"],
+            entry["cores"],
+        ):
+            found.add(Case(network, precision, engine, batch_size, str(cores)))
+    return sorted(found)
+
+
+def data_name(config: dict) -> str:
+    """Return the `{data}` wildcard of the study: data set and class set, e.g. `synthetic_speech-commands`."""
+    return f"{config['dataset']['name']}-{config['dataset']['class_set']}"
+
+
+def trainer(config: dict, network: str) -> str:
+    """Return the rule that makes a network: `prune` if it starts from another one, `train` if from initialisation."""
+    return "prune" if "start" in config["networks"][network] else "train"
+
+
+def seeds(config: dict, network: str) -> list[int]:
+    """Return the seeds that a network is trained with: its own, or those of the study."""
+    return config["networks"][network].get("seeds", config["seeds"])
+
+
+def training_spec(config: dict, network: str) -> dict:
+    """Return what a network's entry says of its training; another list of seeds changes nothing for those it had."""
+    return {key: value for key, value in config["networks"][network].items() if key != "seeds"}
+
+
+def teacher(config: dict, network: str) -> str | None:
+    """Return the network whose opinions `network` learns, if any.
+
+    It is the one that its entry names; else, for a pruned network, the one at the beginning of its chain of `start`.
+    """
+    networks = config["networks"]
+    if "teacher" in networks[network] or "start" not in networks[network]:
+        return networks[network].get("teacher")
+    while (start := networks[network].get("start")) is not None:
+        network = start
+    return network
+
+
+def model_path(config: dict, *, engine: str, precision: str, network: str, seed: int, batch_size: int) -> str | None:
+    """Return the model file that `engine` loads for a case, or None if it has no model of that precision."""
+    template = engine_class(engine).models.get(precision)
+    if template is None:
+        return None
+    return "results/" + template.format(
+        trained=trainer(config, network), data=data_name(config), network=network, seed=seed, batch_size=batch_size
+    )
+
+
+@cache
+def environment_prefix(environment: str) -> str:
+    """Return the folder of the virtual environment made from `envs/{environment}.yaml`.
+
+    It is keyed by the content of the file and of its post-deploy script: a changed file is a new environment.
+    """
+    env_file = ROOT / "envs" / f"{environment}.yaml"
+    content = env_file.read_bytes()
+    post_deploy = env_file.with_suffix(".post-deploy.sh")
+    if post_deploy.exists():
+        content += post_deploy.read_bytes()
+    return f".envs/{environment}-{hashlib.sha256(content).hexdigest()[:8]}"
+
+
+@cache
+def sources(*programs: str) -> list[str]:
+    """Return the files of `programs` and of every module of the package that they import, directly or not.
+
+    As inputs of a rule they make its jobs run again when their code changes, and only then.
+
+    Args:
+        programs: names of files below `workflow/scripts/`, without `.py`; `/` leads into the package.
+    """
+    found: set[Path] = set()
+    waiting = [SCRIPTS / f"{program}.py" for program in programs]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += [file for module in imported_modules(path) for file in _files_of(module)]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return every name that a program or module of `workflow/scripts/` may import as a module, with dots."""
+    package = path.relative_to(SCRIPTS).parent.parts
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            modules |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
+    return modules
+
+
+def _files_of(module: str) -> list[Path]:
+    """Return the files that Python runs to import `module`: its own and its packages', if they are ours."""
+    parts = module.split(".")
+    packages = [SCRIPTS / Path(*parts[: count + 1]) / "__init__.py" for count in range(len(parts))]
+    return [path for path in (SCRIPTS / Path(*parts).with_suffix(".py"), *packages) if path.exists()]
