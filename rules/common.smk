@@ -1,7 +1,6 @@
 # What the other rules files share. What needs no Snakemake is in workflow/scripts/sparsemark/study.py, where it is tested.
 import json
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,9 +8,6 @@ import yaml
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
-
-# Of the workflow's own folder, this one is inside.
-sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow" / "scripts"))
 
 from sparsemark import study
 from sparsemark.files import InputError, exclusive_lock
