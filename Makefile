@@ -2,7 +2,7 @@
 # PYTHON is any Python 3.11; all else is installed below this folder.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Started as modules: the scripts of a virtual environment name its folder, and would not survive a move.
-VENV = PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m
+VENV = .venv/bin/python -m
 
 # Packages of elsewhere must not mix with those that are installed here.
 unexport PYTHONPATH PYTHONHOME
