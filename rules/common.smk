@@ -31,6 +31,9 @@ MEASURED_SEED = config["seeds"][0]
 # A benchmark takes every core that Snakemake may use, so nothing else runs beside it.
 EVERY_CORE = workflow.cores if isinstance(workflow.cores, int) else os.cpu_count()
 
+# For a cluster: the largest data set has 106,000 clips of 32 kB, which a job may hold twice, beside PyTorch.
+DATA_MB = 8000
+
 
 wildcard_constraints:
     data=r"[^/]+",

@@ -1,8 +1,8 @@
 """A tiny study end to end, as its users run it: dry run, kills, second run, edits, moves, and wrong input.
 
 The tests run a copy of the working tree, so that the checkout's own results stay as they are. Its environments are
-shared with the checkout: they are the same files. The study itself runs in a folder of its own, from a read-only checkout,
-and both have names that a careless command would trip over.
+shared with the checkout: they are the same files. The study itself runs in a folder of its own, from a read-only
+checkout, and both have names that a careless command would trip over.
 """
 
 import csv
@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 TINY = "tests/workflow/tiny.yaml"
-SNAKEMAKE = shutil.which("snakemake")
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
 
 def clone(folder):
@@ -45,7 +46,7 @@ def snakemake(folder, *arguments, configfile=TINY, checkout=None, **options):
     """Run Snakemake in `folder` with the workflow of `checkout`, which is the folder itself by default."""
     checkout = checkout or folder
     overlay = ["--configfile", checkout / configfile] if configfile else []
-    command = [SNAKEMAKE, "--snakefile", checkout / "Snakefile", *arguments, *overlay]
+    command = [*SNAKEMAKE, "--snakefile", checkout / "Snakefile", *arguments, *overlay]
     return subprocess.run(command, cwd=folder, text=True, capture_output=True, **options)
 
 
@@ -83,11 +84,21 @@ def study(tmp_path_factory, checkout):
     """The folder of a tiny study that was killed twice with everything it had started, and then completed."""
     folder = tmp_path_factory.mktemp("Bob's wörk")
     (folder / ".envs").symlink_to(ROOT / ".envs")
-    command = [SNAKEMAKE, "--snakefile", checkout / "Snakefile", "report", "--configfile", checkout / TINY]
+    # As the module system of a cluster may have it: packages that must not reach the environments.
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for package in ("torch", "onnxruntime"):
+        (elsewhere / f"{package}.py").write_text("raise ImportError('a package of elsewhere')\n")
+    surroundings = {**os.environ, "PYTHONPATH": str(elsewhere)}
+    command = [*SNAKEMAKE, "--snakefile", checkout / "Snakefile", "report", "--configfile", checkout / TINY]
     command += ["--cores", "48"]
     for stage in ("results/prepare_dataset", "results/benchmark"):
         run = subprocess.Popen(
-            command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            cwd=folder,
+            env=surroundings,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         while run.poll() is None and not (folder / stage).exists():
             time.sleep(0.1)
@@ -95,7 +106,7 @@ def study(tmp_path_factory, checkout):
         for process in session_of(run.pid):
             os.kill(process, signal.SIGKILL)
         run.wait()
-    completed = subprocess.run(command, cwd=folder, text=True, capture_output=True)
+    completed = subprocess.run(command, cwd=folder, env=surroundings, text=True, capture_output=True)
     assert completed.returncode == 0, completed.stdout[-8000:] + completed.stderr[-8000:]
     return folder
 
@@ -358,3 +369,48 @@ def test_the_schemas_describe_every_column(study):
         schema = yaml.safe_load((ROOT / f"workflow/schemas/{name}.schema.yaml").read_text())
         jsonschema.Draft202012Validator.check_schema(schema)
         assert set(rows(study / f"results/{name}.csv")[0]) == set(schema["properties"])
+
+
+def test_conda_deploys_the_environments(tmp_path):
+    """Through Snakemake's own way of calling conda, and back to pip."""
+    folder = clone(tmp_path)
+    sweep = {"networks": ["dense"], "precisions": ["fp32"], "batch_sizes": [1], "cores": [1]}
+    changed = overlay(folder, engines=["onnxruntime"], benchmarks=[sweep])
+    path = os.pathsep.join(
+        [str(folder / "tests/workflow/conda/bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    )
+    target = "results/benchmarks.csv"
+    result = snakemake(
+        folder, target, "--sdm", "conda", "--cores", "48", configfile=changed, env={**os.environ, "PATH": path}
+    )
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-8000:]
+    assert {row["status"] for row in rows(folder / target)} == {"ok"}
+    assert any(link.is_symlink() for link in (folder / ".snakemake/conda").iterdir())
+    [record] = folder.glob("results/deploy_env/onnxruntime-*.json")
+    assert "onnxruntime" in json.loads(record.read_text())["packages"]
+    assert planned(folder, target, configfile=changed) == {}
+    (folder / "results/benchmarks.csv").unlink()
+    assert planned(folder, target, configfile=changed) == {"collect_benchmarks": 1}
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("import sys; sys.modules['scipy'] = None", "lacks scipy: install what envs/workflow.yaml lists"),
+        ("import platform; platform.system = lambda: 'Darwin'", "and this is Darwin"),
+        (
+            "import collections, os, sys; os.environ['PATH'] = '/nowhere'; "
+            "sys.version_info = collections.namedtuple('V', 'major minor micro')(3, 13, 0)",
+            "Python 3.11 is needed, this is Python 3.13",
+        ),
+    ],
+    ids=["library", "system", "python"],
+)
+def test_what_is_missing_is_said_when_the_snakefile_is_read(tmp_path, program, message):
+    folder = clone(tmp_path)
+    snakefile = (folder / "Snakefile").read_text()
+    (folder / "Snakefile").write_text(f"{program}\n{snakefile}")
+    result = snakemake(folder, "-n", configfile=None)
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
