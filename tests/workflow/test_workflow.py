@@ -371,9 +371,10 @@ def test_the_schemas_describe_every_column(study):
         assert set(rows(study / f"results/{name}.csv")[0]) == set(schema["properties"])
 
 
-def test_conda_deploys_the_environments(tmp_path):
+def test_conda_deploys_the_environments(tmp_path_factory):
     """Through Snakemake's own way of calling conda, and back to pip."""
-    folder = clone(tmp_path)
+    # Short names: espeak-ng takes no path of more than 160 characters.
+    folder = clone(tmp_path_factory.mktemp("c"))
     sweep = {"networks": ["dense"], "precisions": ["fp32"], "batch_sizes": [1], "cores": [1]}
     changed = overlay(folder, engines=["onnxruntime"], benchmarks=[sweep])
     path = os.pathsep.join(
@@ -381,11 +382,20 @@ def test_conda_deploys_the_environments(tmp_path):
     )
     target = "results/benchmarks.csv"
     result = snakemake(
-        folder, target, "--sdm", "conda", "--cores", "48", configfile=changed, env={**os.environ, "PATH": path}
+        folder,
+        target,
+        "--sdm",
+        "conda",
+        "--conda-prefix",
+        "c",
+        "--cores",
+        "48",
+        configfile=changed,
+        env={**os.environ, "PATH": path},
     )
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-8000:]
     assert {row["status"] for row in rows(folder / target)} == {"ok"}
-    assert any(link.is_symlink() for link in (folder / ".snakemake/conda").iterdir())
+    assert any(link.is_symlink() for link in (folder / "c").iterdir())
     [record] = folder.glob("results/deploy_env/onnxruntime-*.json")
     assert "onnxruntime" in json.loads(record.read_text())["packages"]
     assert planned(folder, target, configfile=changed) == {}
@@ -394,23 +404,19 @@ def test_conda_deploys_the_environments(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("program", "message"),
+    ("file", "old", "new", "message"),
     [
-        ("import sys; sys.modules['scipy'] = None", "lacks scipy: install what envs/workflow.yaml lists"),
-        ("import platform; platform.system = lambda: 'Darwin'", "and this is Darwin"),
-        (
-            "import collections, os, sys; os.environ['PATH'] = '/nowhere'; "
-            "sys.version_info = collections.namedtuple('V', 'major minor micro')(3, 13, 0)",
-            "Python 3.11 is needed, this is Python 3.13",
-        ),
+        ("Snakefile", "# The study", "import sys; sys.modules['scipy'] = None  #", "lacks scipy: install what"),
+        ("Snakefile", "# The study", "import platform; platform.system = lambda: 'Darwin'  #", "and this is Darwin"),
+        ("rules/requirements.smk", '"3.11"', '"2.6"', "Python 2.6 is needed, this is Python 3"),
     ],
     ids=["library", "system", "python"],
 )
-def test_what_is_missing_is_said_when_the_snakefile_is_read(tmp_path, program, message):
-    folder = clone(tmp_path)
-    snakefile = (folder / "Snakefile").read_text()
-    (folder / "Snakefile").write_text(f"{program}\n{snakefile}")
-    result = snakemake(folder, "-n", configfile=None)
+def test_what_is_missing_is_said_when_the_snakefile_is_read(tmp_path, file, old, new, message):
+    path = clone(tmp_path) / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    result = snakemake(tmp_path, "-n", configfile=None)
     assert result.returncode != 0
     assert message in result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
