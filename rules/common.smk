@@ -10,14 +10,14 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
-from sparsemark import study
+from sparsemark import configuration, study
 from sparsemark.files import InputError
 from sparsemark.study import sources
 
 # Overlays given on the command line come first in Snakemake's list.
 overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != Path("config.yaml").resolve()]
 try:
-    study.validate(config, " + ".join(["config.yaml", *overlays]))
+    configuration.validate(config, " + ".join(["config.yaml", *overlays]))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
