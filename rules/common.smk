@@ -17,7 +17,7 @@ from sparsemark.study import sources
 # Overlays given on the command line come first in Snakemake's list.
 overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != Path("config.yaml").resolve()]
 try:
-    configuration.validate(config, " + ".join(["config.yaml", *overlays]))
+    config = configuration.resolve(config, " + ".join(["config.yaml", *overlays]))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -200,7 +200,7 @@ def table_options(tables):
 # Engines whose tools ablate_quantization.py and profile_operators.py know.
 ABLATED = [engine for engine in ("onnxruntime", "openvino", "deepsparse") if engine in config["engines"]]
 PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"]]
-DENSE = next((name for name, spec in config["networks"].items() if not spec), NETWORKS[0])
+DENSE = study.dense_network(config)
 
 
 def ablation_files():

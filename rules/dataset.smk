@@ -39,7 +39,7 @@ rule prepare_dataset:
     log:
         "logs/prepare_dataset/{dataset}-{class_set}.log",
     wildcard_constraints:
-        class_set="commands|digits",
+        class_set="|".join(config["class_sets"]),
     conda:
         "../envs/train.yaml"
     threads: 8
@@ -48,11 +48,12 @@ rule prepare_dataset:
         folder=lambda wildcards, output: os.path.dirname(output.waveforms[0]),
         archives=lambda wildcards, input: archive_options(input.archives),
         settings=lambda wildcards: as_json(dataset_settings(wildcards.dataset)),
+        words=lambda wildcards: config["class_sets"][wildcards.class_set],
     message:
         "Preparing the data set {wildcards.dataset}, class set {wildcards.class_set}"
     shell:
         "{params.python} workflow/scripts/prepare_dataset.py --dataset {wildcards.dataset} "
-        "--class-set {wildcards.class_set} --settings {params.settings:q} {params.archives} "
+        "--class-set {wildcards.class_set} --words {params.words:q} --settings {params.settings:q} {params.archives} "
         "--threads {threads} --out {params.folder} 2>&1 | tee {log}"
 
 
@@ -72,7 +73,7 @@ rule extract_features:
     log:
         "logs/extract_features/{dataset}-{class_set}.log",
     wildcard_constraints:
-        class_set="commands|digits",
+        class_set="|".join(config["class_sets"]),
     conda:
         "../envs/train.yaml"
     threads: 8

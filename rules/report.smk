@@ -214,4 +214,5 @@ rule report:
     message:
         "Writing {output}"
     shell:
-        "snakemake --report {output} --report-stylesheet {input.style} --configfile results/config.yaml > {log} 2>&1"
+        "snakemake --report {output} --report-stylesheet {input.style} --configfile results/config.yaml "
+        "--replace-workflow-config > {log} 2>&1"

@@ -23,7 +23,7 @@ def changed(path, value):
 
 
 def test_the_default_configuration_is_valid():
-    configuration.validate(CONFIG)
+    configuration.resolve(CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_default_configuration_is_valid():
 )
 def test_a_wrong_configuration_is_one_clear_sentence(path, value, message):
     with pytest.raises(InputError, match=rf"^my\.yaml: {message}") as caught:
-        configuration.validate(changed(path, value), "my.yaml")
+        configuration.resolve(changed(path, value), "my.yaml")
     assert "\n" not in str(caught.value)
 
 
@@ -73,4 +73,4 @@ def test_a_missing_key_is_named():
     config = copy.deepcopy(CONFIG)
     del config["measuring"]["rounds"]
     with pytest.raises(InputError, match="measuring: missing key 'rounds'"):
-        configuration.validate(config)
+        configuration.resolve(config)

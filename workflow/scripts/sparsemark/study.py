@@ -79,6 +79,19 @@ def teacher(config: dict, network: str) -> str | None:
     return network
 
 
+def dense_network(config: dict) -> str | None:
+    """Return the network that all gains refer to, or None: neither it nor what it starts from is sparse in any way."""
+    networks = config["networks"]
+
+    def is_dense(name: str) -> bool:
+        spec = networks[name]
+        own = not {"sparsity", "k_winners", "column_gate"} & spec.keys()
+        return own and ("start" not in spec or is_dense(spec["start"]))
+
+    found = [name for name in networks if is_dense(name)]
+    return "dense" if "dense" in found else found[0] if found else None
+
+
 def model_path(config: dict, *, engine: str, precision: str, network: str, seed: int, batch_size: int) -> str | None:
     """Return the model file that `engine` loads for a case, or None if it has no model of that precision."""
     template = engine_class(engine).models.get(precision)
