@@ -355,5 +355,5 @@ def test_own_words_are_split_by_the_data_sets_rule(tmp_path: Path, capsys: pytes
 
 def test_a_word_that_the_data_set_lacks_is_named(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.tar.gz", training_files())
-    with pytest.raises(InputError, match="a.tar.gz: class 'alexa' has no clip in the train split"):
+    with pytest.raises(InputError, match=r"a.tar.gz: class 'alexa' has no clip in the train split"):
         run(tmp_path / "out", "--archive", path, words=("yes", "alexa"))

@@ -73,13 +73,19 @@ def _check_keys(value: object, path: list) -> None:
             _check_keys(entry, [*path, number])
 
 
+def target(schema: dict, definitions: dict) -> dict:
+    """Return what a part of the schema refers to by `$ref`, or itself; what stands beside the reference comes first."""
+    if "$ref" not in schema:
+        return schema
+    found = {"$defs": definitions}
+    for part in schema["$ref"].removeprefix("#/").split("/"):
+        found = found[part]
+    return found | {key: value for key, value in schema.items() if key != "$ref"}
+
+
 def _with_numbers(value: object, schema: dict, definitions: dict) -> object:
     """Return a copy of `value` in which a number has the type that the schema asks for."""
-    if "$ref" in schema:
-        target = {"$defs": definitions}
-        for part in schema["$ref"].removeprefix("#/").split("/"):
-            target = target[part]
-        schema = target
+    schema = target(schema, definitions)
     if isinstance(value, dict):
         of_key, of_others = schema.get("properties", {}), schema.get("additionalProperties") or {}
         return {key: _with_numbers(entry, of_key.get(key, of_others), definitions) for key, entry in value.items()}
