@@ -2,6 +2,9 @@
 
 import copy
 import json
+import re
+import runpy
+import tomllib
 from dataclasses import asdict
 from math import inf as INF
 from math import nan as NAN
@@ -22,6 +25,8 @@ def read(path):
 
 
 CONFIG = read("config.yaml")
+#: What the docs write for a name, or a place in a list, that the schema leaves open.
+OPEN = {"datasets": "DATASET", "networks": "NETWORK", "benchmarks": "N"}
 #: A data set of one's own.
 MINE = {"title": "Mine", "train": {"url": "file:///data/mine"}}
 
@@ -176,17 +181,17 @@ def test_overlays_are_valid_and_resolving_twice_changes_nothing(overlay):
         (
             "datasets.mine",
             MINE | {"train": {"url": "file://data/a.tar.gz"}},
-            r"datasets\.mine\.train\.url: .* An address that",
+            r"datasets\.mine\.train\.url: .* an address that",
         ),
         (
             "datasets.mine",
             MINE | {"train": {"url": "/data/a.tar.gz"}},
-            r"datasets\.mine\.train\.url: .* An address that",
+            r"datasets\.mine\.train\.url: .* an address that",
         ),
         (
             "datasets.mine",
             MINE | {"train": {"url": "http://ü/ä.tar"}},
-            r"datasets\.mine\.train\.url: .* An address that",
+            r"datasets\.mine\.train\.url: .* an address that",
         ),
         (
             "datasets.mine",
@@ -328,3 +333,34 @@ def test_defaults_are_those_of_the_default_configuration_and_of_the_programs():
             assert default == value, path
             checked += 1
     assert checked > 20
+
+
+def test_the_table_in_the_docs_is_made_from_the_schema():
+    program = runpy.run_path(str(study.ROOT / "docs/configuration_table.py"))
+    text = program["PAGE"].read_text(encoding="utf-8")
+    assert program["page"](text) == text, "run: python docs/configuration_table.py"
+    listed = set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+    for path, _, _ in keys(SCHEMA):
+        name = re.sub(r"\b(datasets|networks|benchmarks)\.\*", lambda found: f"{found[1]}.{OPEN[found[1]]}", path)
+        own_training = name.startswith("networks.NETWORK.") and name.split(".")[2] in asdict(Settings())
+        assert name in listed or own_training, path
+
+
+def test_the_version_is_the_same_everywhere():
+    version = tomllib.loads((study.ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f'__version__ = "{version}"' in (study.ROOT / "dualsparse/__init__.py").read_text()
+    assert read("CITATION.cff")["version"] == version
+    assert re.search(r"^## (\S+)", (study.ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
+
+
+def test_the_workflow_catalogue_finds_what_it_reads():
+    """As the generator of the Snakemake workflow catalogue has it (scripts/generate-catalog.py, in 2025)."""
+    usage = read(".snakemake-workflow-catalog.yml")["usage"]
+    assert isinstance(usage["report"], bool)
+    assert any(usage["software-stack-deployment"].values())
+    assert (study.ROOT / "config/README.md").read_text().startswith("#")
+    # Snakedeploy copies the folder: a deployed workflow is configured by config/config.yaml.
+    assert read("config/config.yaml") == CONFIG
+    readme = (study.ROOT / "README.md").read_text().lower()
+    assert "snakemake" in readme and "workflow" in readme
+    assert configuration.SCHEMA == study.ROOT / "workflow/schemas/config.schema.yaml"

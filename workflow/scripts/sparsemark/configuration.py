@@ -150,7 +150,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
         case "type" if where == "dataset.class_set":
             return (
                 f"{where}: expected the name of a class set (words of your own get a name in an entry of class_sets, "
-                f'such as `mine: ["yes", "no", stop]`), got {found!r}'
+                'such as `mine: ["yes", "no", stop]`)'
             )
         case "type" if isinstance(found, bool) and "string" in wanted:
             return f"{where}: {found!r} is no text (YAML takes yes, no, on and off for switches: write them in quotes)"
