@@ -21,6 +21,8 @@ import jsonschema
 import pytest
 import yaml
 
+from sparsemark.files import exclusive_lock
+
 ROOT = Path(__file__).parents[2]
 TINY = "tests/workflow/tiny.yaml"
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
@@ -103,6 +105,9 @@ def study(tmp_path_factory, checkout):
         while run.poll() is None and not (folder / stage).exists():
             time.sleep(0.1)
         time.sleep(1)
+        # Nobody else may change the folder meanwhile.
+        with pytest.raises(BlockingIOError), exclusive_lock(folder / ".snakemake/study.lock"):
+            pass
         for process in session_of(run.pid):
             os.kill(process, signal.SIGKILL)
         run.wait()
