@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=0.1, help="per variant and round (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write")
     options = parser.parse_args(arguments)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {one_core(read_cpus())})
     batch_size = batch_size_of(load_model(options.model))
     with np.load(options.features) as features:
         clips, classes = features["x"], features["y"]

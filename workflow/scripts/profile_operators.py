@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="how long to run (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write")
     options = parser.parse_args(arguments)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {one_core(read_cpus())})
     if not options.model.exists() or options.model.stat().st_size == 0:
         raise InputError(f"{options.model}: expected a model for {options.engine}; it could not be prepared")
     inputs = list(batches(load_calibration(options.features)[: 16 * options.batch_size], options.batch_size))
