@@ -17,7 +17,6 @@ from sparsemark.cpu import cpu_model
 from sparsemark.files import read_json, run_program, write_json
 from sparsemark.measuring.outcome import Outcome, from_exit, timed_out
 
-
 #: Lines of the command's output that a reason is looked for in.
 LAST_LINES = 200
 

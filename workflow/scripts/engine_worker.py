@@ -21,6 +21,7 @@ from typing import TextIO
 
 import numpy as np
 
+from sparsemark.cpu import frequency_mhz
 from sparsemark.engines import engine_class
 from sparsemark.engines.protocol import Engine, UnsupportedCase
 from sparsemark.measuring.outcome import from_exception
@@ -268,8 +269,10 @@ class Worker:
         gc.collect()
         gc.disable()
         result["warmup_calls"] = warm_up(self.engine.run, batches, measure["warmup_s"], measure["warmup_samples"])
-        threads_before, cpu_before = thread_seconds(), time.process_time()
+        cpus = os.sched_getaffinity(0)
+        threads_before, cpu_before, frequency_before = thread_seconds(), time.process_time(), frequency_mhz(cpus)
         begin, times = timed_calls(self.engine.run, batches, measure["min_time_s"], measure["min_samples"])
+        frequency_after = frequency_mhz(cpus)
         cpu_seconds, threads_after = time.process_time() - cpu_before, thread_seconds()
         gc.enable()
         self.send(step="reading the settings back")
@@ -279,6 +282,8 @@ class Worker:
             "times_ns": times,
             "cpu_s": round(cpu_seconds, 3),
             "busy_threads": busy_threads(threads_before, threads_after),
+            "frequency_begin_mhz": frequency_before,
+            "frequency_end_mhz": frequency_after,
             "peak_memory_mib": peak_memory_mib(),
             "execution": asdict(self.engine.execution()),
         }

@@ -9,14 +9,11 @@ shape share it, whatever their weights, and a second run tunes nothing.
 """
 
 import argparse
-import fcntl
 import hashlib
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -27,7 +24,7 @@ from tvm.target import codegen
 from tvm_ffi import structural_hash
 
 from sparsemark.cpu import cpu_key
-from sparsemark.files import InputError, atomic_path, read_json, run_program, write_json
+from sparsemark.files import InputError, atomic_path, exclusive_lock, read_json, run_program, write_json
 from sparsemark.measuring.outcome import telling
 from sparsemark.measuring.topology import fastest_class, read_cpus
 from sparsemark.models.onnx_model import load_model
@@ -98,15 +95,6 @@ def shares(names: list[str], trials: int) -> list[int]:
     heavy = ("conv", "matmul", SPARSE_LINEAR)
     weights = [1.0 if any(word in name for word in heavy) else LIGHT_SHARE for name in names]
     return [max(1, round(trials * weight / sum(weights))) for weight in weights]
-
-
-@contextmanager
-def only_user(folder: Path) -> Iterator[None]:
-    """Let one process at a time tune into `folder`; those that wait then find the tasks tuned."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def build_candidate(module: tvm.ir.IRModule, target: tvm.target.Target, _parameters: object) -> tvm.runtime.Module:
@@ -197,7 +185,9 @@ def main(arguments: list[str] | None = None) -> None:
     key = hashlib.sha256(f"{cpu_key()} {target} {tvm.__version__}".encode()).hexdigest()[:12]
     folder = (options.database or options.out.parent / "tuning") / key
     started = time.monotonic()
-    with only_user(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    # One process at a time tunes into it; those that waited find the tasks tuned.
+    with exclusive_lock(folder / "lock", wait=True):
         try:
             tune(module, target, options.trials, folder, options.seed)
             compile_network(module, target, folder, options.out)

@@ -4,6 +4,8 @@ import hashlib
 import json
 import platform
 import re
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -16,14 +18,10 @@ INSTRUCTION_SETS = re.compile(
 )
 
 
-def parse_cpuinfo(text: str, cpu: int | None = None) -> dict[str, str]:
-    """Return the fields of processor `cpu` (None: the first) in the text of /proc/cpuinfo; nothing if it has none."""
-    for block in text.split("\n\n"):
-        pairs = (line.split(":", 1) for line in block.splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in pairs}
-        if cpu is None or fields.get("processor") == str(cpu):
-            return fields
-    return {}
+def parse_cpuinfo(text: str) -> dict[str, str]:
+    """Return the fields of the first processor in the text of /proc/cpuinfo."""
+    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
 
 
 def cpu_model(cpuinfo: Path = CPUINFO) -> dict[str, object]:
@@ -49,3 +47,15 @@ def cpu_model(cpuinfo: Path = CPUINFO) -> dict[str, object]:
 def cpu_key(cpuinfo: Path = CPUINFO) -> str:
     """Return 8 hexadecimal digits that differ for CPUs between which no compiled code or schedule should be shared."""
     return hashlib.sha256(json.dumps(cpu_model(cpuinfo), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def frequency_mhz(cpus: Iterable[int], devices: Path = Path("/sys/devices")) -> float | None:
+    """Return the clock at which `cpus` run at this moment, the median; None where the kernel does not tell.
+
+    /proc/cpuinfo is no substitute: a virtual machine writes a constant there.
+    """
+    files = (devices / f"system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq" for cpu in cpus)
+    try:
+        return statistics.median(int(file.read_text(encoding="ascii")) for file in files) / 1000
+    except (OSError, ValueError):
+        return None

@@ -47,7 +47,7 @@ class Engine(ABC):
     models: ClassVar[dict[str, str]]
     #: Why a precision is not among them, for its row.
     missing: ClassVar[dict[str, str]] = {}
-    #: Whether its model files hold machine code or schedules for the CPU that they were made on: then they run on no other.
+    #: Whether its model files hold machine code or schedules for the CPU that made them: then they run on no other.
     compiled_models: ClassVar[bool] = False
 
     def prepare(self, threads: int) -> None:

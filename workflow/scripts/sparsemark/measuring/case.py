@@ -51,13 +51,14 @@ def foreign_code(model: Path) -> Outcome | None:
     made_on, here = read_json(status).get("cpu", {}) if status.exists() else {}, cpu_model()
     if made_on == here:
         return None
-    names = [
+    there, this = (
         f"{cpu['cpu']} ({cpu['family_model_stepping']})" if cpu else "a CPU that is not told" for cpu in (made_on, here)
-    ]
+    )
+    difference = " with other instruction sets" if there == this else ""
     return Outcome(
         "unsupported",
-        f"its model was compiled and tuned for {names[0]}, and this is {names[1]}"
-        f"{', with other instruction sets' if names[0] == names[1] else ''}; delete {model.parent} to make it anew here",
+        f"its model was compiled and tuned for {there}, and this is {this}{difference}; "
+        f"delete {model.parent} to make it anew here",
     )
 
 

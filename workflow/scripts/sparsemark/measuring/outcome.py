@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 STATUSES = ("ok", "unsupported", "failed", "timeout", "out_of_memory")
 #: How engines and compilers word it when an allocation fails, or when the kernel ended a process that they started.
 OUT_OF_MEMORY = re.compile(
-    r"bad_alloc|out of memory|memory exhausted|(cannot|can't) allocate memory|MemoryError|Killed signal terminated", re.I
+    r"bad_alloc|out of memory|memory exhausted|(cannot|can't) allocate memory|MemoryError|Killed signal terminated",
+    re.I,
 )
 #: The line of a compiler or linker that tells the cause; those that follow tell its consequences.
 TOOL_ERROR = re.compile(r"(^|[\s:])(fatal )?error: |undefined reference|cannot find -l")
