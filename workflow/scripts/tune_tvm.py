@@ -4,8 +4,8 @@ The network becomes channels-last, because its channels fill vectors and its row
 (a convolution with its bias, a max-pool with its ReLU, ...). A matrix product whose weights have zeros in blocks is
 ours, and is not tuned (see tvm_sparse_linear.py). Schedules of the other products also choose the layout of their
 weights, which come into it here and not in every run. Each task gets its share of the trials. Every trial is
-kept in a database that is keyed by CPU, target and TVM version and looked up by a task's structure: networks of the same
-shape share it, whatever their weights, and a second run tunes nothing.
+kept in a database that is keyed by CPU, target and TVM version and looked up by a task's structure: networks of the
+same shape share it, whatever their weights, and a second run tunes nothing.
 """
 
 import argparse

@@ -13,7 +13,7 @@ CPUINFO = Path("/proc/cpuinfo")
 #: version, are none of them.
 INSTRUCTION_SETS = re.compile(
     r"(sse\w+|ssse3|avx\w*|amx_\w+|fma|f16c|bmi\d|abm|popcnt|movbe|adx|gfni|aes|vaes|v?pclmulqdq|sha_ni|sha512"
-    r"|neon|asimd\w*|sve\w*|sme\w*|fphp|i8mm|svei8mm|bf16|svebf16|atomics)$",
+    r"|neon|asimd\w*|sve\w*|sme(?!p)\w*|fphp|i8mm|svei8mm|bf16|svebf16|atomics)$",
     re.ASCII,
 )
 
