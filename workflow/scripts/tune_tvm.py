@@ -25,7 +25,7 @@ from tvm_ffi import structural_hash
 
 from sparsemark.cpu import cpu_key
 from sparsemark.files import InputError, atomic_path, exclusive_lock, read_json, run_program, write_json
-from sparsemark.measuring.outcome import telling
+from sparsemark.measuring.outcome import from_exception
 from sparsemark.measuring.topology import fastest_class, read_cpus
 from sparsemark.models.onnx_model import load_model
 from sparsemark.models.tvm_sparse_linear import SPARSE_LINEAR, SparseProducts
@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         module = import_network(load_model(options.model))
     except Exception as error:  # of many kinds, and each means the same
-        raise InputError(f"{options.model}: TVM does not import it ({telling(str(error))})") from error
+        raise InputError(f"{options.model}: TVM does not import it ({from_exception(error).reason})") from error
     target = host_target()
     key = hashlib.sha256(f"{cpu_key()} {target} {tvm.__version__}".encode()).hexdigest()[:12]
     folder = (options.database or options.out.parent / "tuning") / key
@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
             tune(module, target, options.trials, folder, options.seed)
             compile_network(module, target, folder, options.out)
         except Exception as error:  # of many kinds, and each means the same
-            raise InputError(f"{options.model}: TVM does not compile it ({telling(str(error))})") from error
+            raise InputError(f"{options.model}: TVM does not compile it ({from_exception(error).reason})") from error
     print(f"{options.out}: {options.trials} trials, {target}, {time.monotonic() - started:.0f} s")
 
 
