@@ -24,7 +24,9 @@ def test_a_lock_goes_with_its_process(tmp_path):
         "import os, sys; from sparsemark.files import exclusive_lock\n"
         "with exclusive_lock(sys.argv[1]): os.kill(os.getpid(), 9)"
     )
-    assert subprocess.run([sys.executable, "-c", program, path], env={"PYTHONPATH": "workflow/scripts"}).returncode == -9
+    assert (
+        subprocess.run([sys.executable, "-c", program, path], env={"PYTHONPATH": "workflow/scripts"}).returncode == -9
+    )
     with exclusive_lock(path):
         pass
 
