@@ -13,7 +13,7 @@ from snakemake.utils import update_config
 # Of the workflow's own folder, this one is inside.
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow" / "scripts"))
 
-from sparsemark import study
+from sparsemark import configuration, study
 from sparsemark.files import InputError, exclusive_lock
 from sparsemark.study import fingerprint
 
@@ -24,7 +24,7 @@ if workflow.modifier.skip_configfile:
 # Overlays given on the command line come first in Snakemake's list.
 overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != study.ROOT / "config.yaml"]
 try:
-    study.validate(config, " + ".join(["config.yaml", *overlays]))
+    config = configuration.resolve(config, " + ".join(["config.yaml", *overlays]))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -135,6 +135,11 @@ def sha256_option(wildcards):
     return f"--sha256 {archive['sha256']}" if "sha256" in archive else ""
 
 
+def class_words(wildcards):
+    """The words of a class set, without `unknown` and `silence`."""
+    return config["class_sets"][wildcards.class_set]
+
+
 def dataset_settings(wildcards):
     entry = config["datasets"][wildcards.dataset]
     described = {key: entry[key] for key in ("title", "notes") if key in entry}
@@ -188,7 +193,7 @@ def round_priority(wildcards):
 # Engines whose tools ablate_quantization.py and profile_operators.py know.
 ABLATED = [engine for engine in ("onnxruntime", "openvino", "deepsparse") if engine in config["engines"]]
 PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"]]
-DENSE = next((name for name, spec in config["networks"].items() if not spec), NETWORKS[0])
+DENSE = study.dense_network(config)
 
 
 def ablation_files():
