@@ -18,7 +18,7 @@ from test_workflow import ROOT, SNAKEMAKE, clone, overlay, rows, session_of
 
 from sparsemark.measuring.topology import read_cpus
 
-PROFILE = "profiles/slurm/profile.yaml"
+PROFILE = ROOT / "profiles/slurm/profile.yaml"
 SLURM_NODE = ROOT / "tests/workflow/slurm_node.sh"
 CPUS = len(os.sched_getaffinity(0))
 
@@ -49,17 +49,16 @@ def study(slurm, tmp_path_factory):
     checkout = clone(tmp_path_factory.mktemp("checkout"))
     folder = tmp_path_factory.mktemp("a study")
     (folder / ".envs").symlink_to(ROOT / ".envs")
-    # As a user names the kind of node to measure on.
-    profile = checkout / PROFILE
-    profile.write_text(profile.read_text().replace("&whole_node", "&whole_node\n    constraint: this_machine"))
     tiny = overlay(
         checkout,
         engines=["onnxruntime"],
         networks=dict.fromkeys(("pruned", "n_of_64", "dual", "sparse_dense", "sparse_sparse")),
         benchmarks=[{"networks": ["dense"], "precisions": ["fp32"], "batch_sizes": [1], "cores": [1, "all"]}],
     )
-    command = [*SNAKEMAKE, "report", "--snakefile", checkout / "Snakefile", "--workflow-profile", profile.parent]
-    command += ["--configfile", tiny, "--max-threads", str(CPUS)]
+    command = [*SNAKEMAKE, "report", "--snakefile", checkout / "Snakefile", "--configfile", tiny]
+    command += ["--workflow-profile", checkout / "profiles/slurm", "--default-resources", "constraint=this_machine"]
+    # Slurm refuses what asks for more than the node has.
+    command += ["--max-threads", str(CPUS)]
     # This Slurm keeps no accounts, and nobody else asks its controller.
     command += ["--slurm-status-command", "squeue", "--seconds-between-status-checks", "2"]
     command += ["--slurm-init-seconds-before-status-checks", "2"]
@@ -134,14 +133,14 @@ def test_whatever_takes_every_core_has_a_whole_node():
         rule.partition(":")[0] for rule in re.split(r"^rule ", text, flags=re.MULTILINE) if "threads: EVERY_CORE\n" in rule
     }
     [preparations] = re.findall(r"threads: EVERY_CORE if preparation in \((.*)\) else 1", text)
-    profile = yaml.safe_load((ROOT / PROFILE).read_text())
+    profile = yaml.safe_load(PROFILE.read_text())
     assert written
     assert profile["set-resources"].keys() == written | set(re.findall(r"\w+", preparations))
     assert {settings["slurm_extra"] for settings in profile["set-resources"].values()} == {"'--exclusive'"}
 
 
 def test_the_profile_changes_nothing_else():
-    profile = yaml.safe_load((ROOT / PROFILE).read_text())
+    profile = yaml.safe_load(PROFILE.read_text())
     default = yaml.safe_load((ROOT / "profiles/default/profile.yaml").read_text())
     # How many cores there are, and how many jobs start at once, is Slurm's business.
     for key in default.keys() - {"cores", "max-jobs-per-timespan"}:
