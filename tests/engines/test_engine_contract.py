@@ -23,7 +23,7 @@ BATCH_SIZES = (1, 4)
 MEASURE = {"warmup_s": 0, "warmup_samples": 1, "min_time_s": 0, "min_samples": 3}
 TIMEOUT_S = 600
 #: Arguments that make an engine's own preparation of a model quick.
-QUICK = {"tune_tvm": ["--trials", "8"], "convert_litert": []}
+QUICK = {"tune_tvm": ["--trials", "8"], "convert_litert": [], "convert_mnn": []}
 
 ENGINE_PRECISIONS = [(name, precision) for name in engine_names() for precision in engine_class(name).models]
 
