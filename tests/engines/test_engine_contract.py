@@ -124,10 +124,10 @@ def test_an_engine_takes_single_words_and_uses_the_threads_it_is_given(models, e
     assert result["busy_threads"] <= threads
 
 
-@pytest.mark.parametrize("engine", engine_names())
-def test_an_engine_runs_sparse_activations_or_says_why_not(models, engine):
-    precision = next(iter(engine_class(engine).models))
-    outcome = run(models, engine, precision, network="winners")
+@pytest.mark.parametrize("network", ["winners", "gated"])
+@pytest.mark.parametrize(("engine", "precision"), ENGINE_PRECISIONS)
+def test_an_engine_runs_sparse_activations_or_says_why_not(models, engine, precision, network):
+    outcome = run(models, engine, precision, network=network)
     assert outcome.status in ("ok", "unsupported"), outcome.reason
     assert (outcome.status == "ok") != bool(outcome.reason)
 
