@@ -24,7 +24,7 @@ class Adapter(Engine):
     models: ClassVar = {"fp32": "convert_mnn/{data}/{network}/seed{seed}/batch{batch_size}.mnn"}
     missing: ClassVar = {
         "int8": "this study has no tool that makes an INT8 network for it",
-        "bf16": "its wheel has no BF16 kernels for x86",
+        "bf16": "asked for BF16, its wheel computes in FP32",
     }
 
     def prepare(self, threads: int) -> None:
@@ -61,7 +61,7 @@ class Adapter(Engine):
         )
 
     def _sparse_layers(self) -> list[str]:
-        """Return the layers that the model file marks as sparse, with their shares of zeros."""
+        """Return the names of the layers that the model file marks as sparse."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.json")
             subprocess.run([sys.executable, "-c", DUMP, self.model, path], stdout=sys.stderr, check=True)
