@@ -219,7 +219,7 @@ def litert_refuses_unknown_operators() -> None:
 
 
 def assert_seven_bits(quantize: Callable[[Path, bool], None]) -> None:
-    """`quantize(out, reduce_range)` writes a model whose products fit in 16 bits if asked to, and whose notes say so."""
+    """`quantize(out, reduce_range)` writes a model whose products fit in 16 bits if asked to, and that says so."""
     from sparsemark.models import saturation
 
     for reduce_range, remedy in ((False, ""), (True, "weights of 7 bits")):
@@ -293,7 +293,13 @@ def tvm_frees_weights_of_products_of_several_samples() -> None:
 
 
 CHECKS = {
-    "onnxruntime": [relu_moves_before_pool, bad_files_are_told, onnxruntime_forms, onnxruntime_cannot_saturate, profiles_add_up],
+    "onnxruntime": [
+        relu_moves_before_pool,
+        bad_files_are_told,
+        onnxruntime_forms,
+        onnxruntime_cannot_saturate,
+        profiles_add_up,
+    ],
     "openvino": [openvino_form, openvino_cannot_saturate],
     "deepsparse": [deepsparse_form, deepsparse_cannot_saturate, deepsparse_crash_is_contained],
     "litert": [litert_files, litert_refuses_unknown_operators],

@@ -1,10 +1,10 @@
 """What quantisation gains, and where: one tool, many variants of what it quantises, speed and accuracy of each.
 
 The variants differ in four things: the order of ReLU and max-pool in the graph (they commute, but engines fuse a
-ReLU only into the convolution right before it), the operator types that are quantised, single layers that are
-left in FP32 or quantised alone, and the bits of the weights (7 cannot saturate on a CPU without VNNI). All variants run interleaved on one core in one process, through the same adapters
-that the study measures; a ratio is formed within a round. DeepSparse's compiler may end the process, so its variants
-are those that it compiles.
+ReLU only into the convolution right before it), the operator types that are quantised, single layers that are left in
+FP32 or quantised alone, and the bits of the weights (with 7, products cannot saturate on a CPU without VNNI). All
+variants run interleaved on one core in one process, through the same adapters that the study measures; a ratio is
+formed within a round. DeepSparse's compiler may end the process, so its variants are those that it compiles.
 """
 
 import argparse

@@ -37,7 +37,8 @@ def quantize(model: Path, calibration: Path, batch_size: int, out: Path, reduce_
     network, _ = load_network(model)
     clips = load_calibration(calibration)
     inputs = [torch.from_numpy(batch) for batch in batches(clips, batch_size)]
-    quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config(reduce_range=reduce_range))
+    settings = get_default_x86_inductor_quantization_config(reduce_range=reduce_range)
+    quantizer = X86InductorQuantizer().set_global(settings)
     try:
         with torch.no_grad():
             exported = torch.export.export(network.eval(), (inputs[0],)).module()

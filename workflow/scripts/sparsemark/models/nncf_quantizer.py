@@ -10,8 +10,8 @@ from sparsemark.models import saturation
 from sparsemark.models.calibration import batches, load_calibration
 from sparsemark.models.onnx_model import batch_size_of, check_nodes, load_model
 
-#: Operators that choose the k winners and the columns of a gate. NNCF would round each side of the comparison on a scale
-#: of its own, and the largest value then need not be as large as itself: a gate stays shut.
+#: Operators that choose the k winners and the columns of a gate. NNCF would round each side of the comparison on a
+#: scale of its own, and the largest value then need not be as large as itself: a gate stays shut.
 DECIDING = ("TopK", "GreaterOrEqual")
 
 
@@ -27,7 +27,7 @@ def quantize(
     """Write the INT8 form of `model_path` to `out`.
 
     Args:
-        operators_in_fp32: ONNX operator types to leave in FP32.
+        operators_in_fp32: ONNX operator types to leave in FP32, besides DECIDING.
         left_in_fp32: names of nodes to leave in FP32.
         keep_order: leave each ReLU behind its max-pool (see `quantization.relu_before_pool`).
         reduce_range: weights of 7 bits in every layer, whose products cannot saturate (see `saturation`).
@@ -49,7 +49,9 @@ def quantize(
         preset=nncf.QuantizationPreset.MIXED,
         target_device=nncf.TargetDevice.CPU,
         subset_size=len(clips),
-        ignored_scope=nncf.IgnoredScope(names=list(left_in_fp32), types=[*DECIDING, *operators_in_fp32], validate=False),
+        ignored_scope=nncf.IgnoredScope(
+            names=list(left_in_fp32), types=[*DECIDING, *operators_in_fp32], validate=False
+        ),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             overflow_fix=nncf.OverflowFix.ENABLE if reduce_range else nncf.OverflowFix.DISABLE
         ),
