@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.measuring.outcome import telling
 from sparsemark.models import saturation
 from sparsemark.models.calibration import batches, load_calibration
 from sparsemark.networks.gsc_cnn import load_network
@@ -51,7 +52,7 @@ def quantize(model: Path, calibration: Path, batch_size: int, out: Path, reduce_
             move_exported_model_to_eval(converted)
             program = torch.export.export(converted, (inputs[0],))
     except (RuntimeError, ValueError) as error:  # torch.export's and Dynamo's own are RuntimeErrors
-        raise InputError(f"{model}: PyTorch does not quantise it ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{model}: PyTorch does not quantise it ({telling(str(error))})") from error
     with atomic_path(out) as partial:
         remedy = "activations of 7 bits" if reduce_range else ""
         torch.export.save(program, partial, extra_files={saturation.KEY: remedy})
