@@ -55,10 +55,12 @@ def study(slurm, tmp_path_factory):
         networks=dict.fromkeys(("pruned", "n_of_64", "dual", "sparse_dense", "sparse_sparse")),
         benchmarks=[{"networks": ["dense"], "precisions": ["fp32"], "batch_sizes": [1], "cores": [1, "all"]}],
     )
+    profile = checkout / "profiles/slurm/profile.yaml"
+    kind = "default-resources:\n  constraint: this_machine\n"
+    profile.write_text(profile.read_text().replace("default-resources:\n", kind))
     command = [*SNAKEMAKE, "report", "--snakefile", checkout / "Snakefile", "--configfile", tiny]
-    command += ["--workflow-profile", checkout / "profiles/slurm", "--default-resources", "constraint=this_machine"]
     # Slurm refuses what asks for more than the node has.
-    command += ["--max-threads", str(CPUS)]
+    command += ["--workflow-profile", profile.parent, "--max-threads", str(CPUS)]
     # This Slurm keeps no accounts, and nobody else asks its controller.
     command += ["--slurm-status-command", "squeue", "--seconds-between-status-checks", "2"]
     command += ["--slurm-init-seconds-before-status-checks", "2"]
@@ -129,9 +131,8 @@ def test_all_cores_are_those_of_the_node(study):
 
 def test_whatever_takes_every_core_has_a_whole_node():
     text = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    written = {
-        rule.partition(":")[0] for rule in re.split(r"^rule ", text, flags=re.MULTILINE) if "threads: EVERY_CORE\n" in rule
-    }
+    rules = re.split(r"^rule ", text, flags=re.MULTILINE)
+    written = {rule.partition(":")[0] for rule in rules if "threads: EVERY_CORE\n" in rule}
     [preparations] = re.findall(r"threads: EVERY_CORE if preparation in \((.*)\) else 1", text)
     profile = yaml.safe_load(PROFILE.read_text())
     assert written
