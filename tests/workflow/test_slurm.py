@@ -118,6 +118,13 @@ def test_benchmarks_have_a_whole_node_of_the_kind_asked_for(study):
         assert not [job["Comment"] for job in others if span(job)[0] < end and start < span(job)[1]]
 
 
+def test_rounds_run_one_after_the_other(study):
+    started = {}
+    for path in (study / "results/benchmark").rglob("round*.json"):
+        started.setdefault(path.stem, []).append(json.loads(path.read_text())["started_at"])
+    assert max(started["round1"]) < min(started["round2"])
+
+
 def test_other_jobs_share_a_node(study):
     assert {(job["NumCPUs"], job["OverSubscribe"]) for job in slurm_jobs("evaluate")} == {("1", "OK")}
 
@@ -137,7 +144,7 @@ def test_whatever_takes_every_core_has_a_whole_node():
     profile = yaml.safe_load(PROFILE.read_text())
     assert written
     assert profile["set-resources"].keys() == written | set(re.findall(r"\w+", preparations))
-    assert {settings["slurm_extra"] for settings in profile["set-resources"].values()} == {"'--exclusive'"}
+    assert all("--exclusive" in settings["slurm_extra"] for settings in profile["set-resources"].values())
 
 
 def test_the_profile_changes_nothing_else():
