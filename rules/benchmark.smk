@@ -28,7 +28,7 @@ rule benchmark:
         "batch {wildcards.batch_size}, cores {wildcards.cores}"
     shell:
         "python workflow/scripts/benchmark.py --engine {wildcards.engine} --python {params.python} "
-        "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
+        "{params.environment} {params.model} --features {input.features} --logits {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {params.seed} "
         "--precision {wildcards.precision} --batch-size {wildcards.batch_size} --cores {wildcards.cores} "
         "--round {wildcards.round} --measure {params.measuring:q} --out {output} > {log} 2>&1"
@@ -57,7 +57,7 @@ rule evaluate:
         "Accuracy of {wildcards.network} {wildcards.precision} in {wildcards.engine}, seed {wildcards.seed}"
     shell:
         "python workflow/scripts/evaluate.py --engine {wildcards.engine} --python {params.python} "
-        "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
+        "{params.environment} {params.model} --features {input.features} --logits {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {wildcards.seed} "
         "--precision {wildcards.precision} --timeout-s {params.timeout} --out {output} > {log} 2>&1"
 
