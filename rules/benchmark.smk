@@ -1,5 +1,20 @@
-# Measuring. Every benchmark job takes every core, so that none overlaps another or anything else, and the rounds run
-# one after the other with the engines interleaved. docs/measuring.md tells why.
+# Measuring. Every benchmark job takes every core, so that none overlaps another or anything else, and comes after the jobs
+# that are none. Each takes turns with the reference by itself: a new case is one job. docs/measuring.md tells why.
+
+
+if CONDA:
+
+    rule locate_reference:
+        output:
+            "results/locate_reference/python.txt",
+        log:
+            "logs/locate_reference.log",
+        conda:
+            f"../envs/{engine_environment(reference.ENGINE)}.yaml"
+        message:
+            "Finding the interpreter of the reference"
+        shell:
+            "python -c 'import sys; print(sys.executable)' > {output} 2> {log}"
 
 
 rule benchmark:
@@ -8,12 +23,21 @@ rule benchmark:
         features=f"results/extract_features/{DATA}/test.npz",
         logits=lambda wildcards: trained(wildcards.network, "logits.npy", MEASURED_SEED),
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources("benchmark", "engine_worker", f"sparsemark/engines/{wildcards.engine}"),
+        reference_model=reference_model(),
+        reference_logits=trained(DENSE, "logits.npy", MEASURED_SEED),
+        reference_environment=reference_environment(),
+        base_model=reference_model(reference.BASE[0]),
+        code=lambda wildcards: sources(
+            "benchmark",
+            "engine_worker",
+            f"sparsemark/engines/{wildcards.engine}",
+            f"sparsemark/engines/{reference.ENGINE}",
+        ),
     output:
-        "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}/round{round}.json",
+        "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}.json",
     log:
-        "logs/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}/round{round}.log",
-    priority: round_priority
+        "logs/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}.log",
+    priority: -1
     conda:
         lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
     threads: EVERY_CORE
@@ -22,16 +46,19 @@ rule benchmark:
         environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
         model=model_option,
         seed=MEASURED_SEED,
+        reference_python=reference_python(),
         measuring=as_json(config["measuring"]),
     message:
-        "Round {wildcards.round}: {wildcards.engine}, {wildcards.network} {wildcards.precision}, "
+        "Measuring {wildcards.engine}, {wildcards.network} {wildcards.precision}, "
         "batch {wildcards.batch_size}, cores {wildcards.cores}"
     shell:
         "python workflow/scripts/benchmark.py --engine {wildcards.engine} --python {params.python} "
         "{params.environment} {params.model} --features {input.features} --logits {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {params.seed} "
         "--precision {wildcards.precision} --batch-size {wildcards.batch_size} --cores {wildcards.cores} "
-        "--round {wildcards.round} --measure {params.measuring:q} --out {output} > {log} 2>&1"
+        "--reference-python {params.reference_python} --reference-model {input.reference_model} "
+        "--reference-logits {input.reference_logits} --base-model {input.base_model} "
+        "--measure {params.measuring:q} --out {output} > {log} 2>&1"
 
 
 rule evaluate:
@@ -130,14 +157,13 @@ rule ablate_quantization:
     params:
         python=lambda wildcards: python(engine_environment(wildcards.engine)),
         environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
-        rounds=config["measuring"]["rounds"],
     message:
         "What quantising more or less does in {wildcards.engine}"
     shell:
         "python workflow/scripts/attempt.py {params.environment} --model {output.table} --status {output.status} -- "
         "{params.python} workflow/scripts/ablate_quantization.py --engine {wildcards.engine} --model {input.model} "
         "--calibration {input.calibration} --features {input.features} --network {wildcards.network} "
-        "--rounds {params.rounds} --out {output.table} > {log} 2>&1"
+        "--out {output.table} > {log} 2>&1"
 
 
 rule profile_operators:

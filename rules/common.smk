@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from sparsemark import study
 from sparsemark.files import InputError
+from sparsemark.measuring import reference
 from sparsemark.study import sources
 
 # Overlays given on the command line come first in Snakemake's list.
@@ -24,6 +25,7 @@ except InputError as error:
 DATA = study.data_name(config)
 CASES = study.cases(config)
 NETWORKS = list(config["networks"])
+DENSE = study.dense_network(config)
 MEASURED_SEED = config["seeds"][0]
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 if not CONDA:
@@ -38,10 +40,9 @@ wildcard_constraints:
     network="|".join(NETWORKS),
     seed=r"\d+",
     precision="fp32|bf16|int8",
-    engine="|".join(config["engines"]),
+    engine="|".join(study.engines(config)),
     batch_size=r"\d+",
     cores="1|all",
-    round=r"\d+",
 
 
 def lock_study():
@@ -110,6 +111,27 @@ def model_files(wildcards):
     return [model] if made_by in ("train", "prune", "export_onnx") else [model, f"{model}.json"]
 
 
+def reference_environment():
+    """The input that tells where the reference's environment is: a case's own is another one."""
+    return rules.locate_reference.output[0] if CONDA else environment(engine_environment(reference.ENGINE))
+
+
+def reference_python():
+    return f"$(cat {reference_environment()})" if CONDA else python(engine_environment(reference.ENGINE))
+
+
+def reference_model(batch_size="{batch_size}"):
+    """The model that the reference loads: every case takes turns with it."""
+    return study.model_path(
+        config,
+        engine=reference.ENGINE,
+        precision=reference.PRECISION,
+        network=DENSE,
+        seed=MEASURED_SEED,
+        batch_size=batch_size,
+    )
+
+
 def model_option(wildcards):
     files = model_files(wildcards)
     return f"--model {files[0]}" if files else ""
@@ -152,8 +174,7 @@ TRAINED_FILES = [
 def benchmark_files():
     return [
         f"results/benchmark/{DATA}/{case.network}/{case.precision}/{case.engine}/"
-        f"batch{case.batch_size}-cores{case.cores}/round{number}.json"
-        for number in range(1, config["measuring"]["rounds"] + 1)
+        f"batch{case.batch_size}-cores{case.cores}.json"
         for case in CASES
     ]
 
@@ -179,11 +200,6 @@ def metrics_files():
     return [trained(network, "metrics.json", seed) for network in NETWORKS for seed in study.seeds(config, network)]
 
 
-def round_priority(wildcards):
-    """Rounds one after the other, every case once in each, and all of them behind whatever is not a benchmark."""
-    return -int(wildcards.round)
-
-
 def page_file(page):
     """Figures are drawn, tables are written."""
     return f"results/figures/{page}.svg" if page.startswith("plot_") else f"results/tables/{page}.html"
@@ -200,7 +216,6 @@ def table_options(tables):
 # Engines whose tools ablate_quantization.py and profile_operators.py know.
 ABLATED = [engine for engine in ("onnxruntime", "openvino", "deepsparse") if engine in config["engines"]]
 PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"]]
-DENSE = next((name for name, spec in config["networks"].items() if not spec), NETWORKS[0])
 
 
 def ablation_files():

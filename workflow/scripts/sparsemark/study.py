@@ -15,6 +15,7 @@ import yaml
 
 from sparsemark.engines import engine_class, engine_names
 from sparsemark.files import InputError
+from sparsemark.measuring import reference
 from sparsemark.networks.sparsity_patterns import check_spec
 
 #: The keys of a network's entry that name another network, which is trained first.
@@ -114,8 +115,21 @@ def _check_dependencies(networks: dict, chain: list[str], source: str) -> None:
         _check_dependencies(networks, [*chain, needed], source)
 
 
+def dense_network(config: dict) -> str:
+    """Return the network that nothing was taken out of, which the reference runs."""
+    return next((name for name, spec in config["networks"].items() if not spec), next(iter(config["networks"])))
+
+
+def engines(config: dict) -> list[str]:
+    """Return the engines that the study measures: its own, and the reference's."""
+    return list(dict.fromkeys([*config["engines"], reference.ENGINE]))
+
+
 def cases(config: dict) -> list[Case]:
-    """Return every case of the study once, sorted."""
+    """Return every case of the study once, sorted; the reference of each batch size and share, and the base, included.
+
+    A reference is measured against itself, which tells what this machine can resolve.
+    """
     found = set()
     for entry in config["benchmarks"]:
         for network, precision, engine, batch_size, cores in product(
@@ -126,6 +140,8 @@ def cases(config: dict) -> list[Case]:
             entry["cores"],
         ):
             found.add(Case(network, precision, engine, batch_size, str(cores)))
+    for batch_size, cores in {reference.BASE, *((case.batch_size, case.cores) for case in found)}:
+        found.add(Case(dense_network(config), reference.PRECISION, reference.ENGINE, batch_size, cores))
     return sorted(found)
 
 

@@ -246,8 +246,9 @@ class Group:
         for instance in self.instances:
             self._signal(instance, signal.SIGSTOP)
         for instance in self.instances:
-            # Without WNOWAIT the end of a process would be taken from `subprocess`.
-            os.waitid(os.P_PID, instance.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            # Without WNOWAIT the end of a process would be taken from `subprocess`, which may have it already.
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, instance.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let every thread go on."""

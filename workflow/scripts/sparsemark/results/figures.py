@@ -26,7 +26,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from sparsemark.files import atomic_path
 from sparsemark.results.measurements import kilo, why_missing
-from sparsemark.results.ratios import Estimate, by_round, throughput
+from sparsemark.results.ratios import Estimate, rounds_measured, throughput
 
 #: Colours that stay apart for colour-blind readers (Okabe and Ito; Tol).
 #: An engine that is not listed gets one of `_OTHER_COLOURS`, always the same.
@@ -107,7 +107,7 @@ def speed_bar(rows: pd.DataFrame, *, note: str = "", pale: bool = False) -> Bar:
     colour = engine_colour(rows["engine"].iloc[0]) if len(rows) else QUIET
     if estimate is None:
         return Bar(None, colour, why_missing(rows), pale)
-    failed = rows["round"].nunique() - len(by_round(rows))
+    failed = rows["round"].nunique() - rounds_measured(rows)
     if failed:
         note = f"{note}, {failed} of {rows['round'].nunique()} rounds failed".lstrip(", ")
     return Bar(estimate, colour, note, pale)
