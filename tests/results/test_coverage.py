@@ -10,15 +10,11 @@ speeds of turns on. A machine has
 The truth is the ratio of typical processes: one slow process in twenty is an accident, not the speed of an engine.
 """
 
-import math
-
 import numpy as np
-import pandas as pd
 import pytest
 
-from sparsemark.measuring.turns import is_narrow
-from sparsemark.results.claims import CONFIRMED, REFUTED, Claim
-from sparsemark.results.ratios import extreme_ratio, ratio, resolution, with_reference
+from sparsemark.results.claims import REFUTED, Claim
+from sparsemark.results.ratios import Estimate, Mean, largest_of, resolution, smallest_of, strict_confidence
 
 TURNS = 12
 #: Spread (logarithm) of a process's luck, of a turn, of a step of drift; shares of bursts and of slow processes.
@@ -41,9 +37,11 @@ def round_ratios(rng, count, rounds, *, luck, noise, drift=0.0, bursts=0.0, slow
 
     machine = drift * rng.standard_normal(shape).cumsum(axis=2)
     burst = -0.7 * (rng.random(shape) < bursts)
-    # A burst begins before the second turn of a pair as often as before the first.
-    late = rng.random(shape) < 0.5
-    logs = speeds_of(machine + burst) - speeds_of(machine + drift * rng.standard_normal(shape) + np.where(late, 0, burst))
+    # A quarter of the bursts ends between the two turns of a pair, a quarter begins there; the order is shuffled.
+    when = rng.random(shape)
+    first = speeds_of(machine + burst * (when < 0.75))
+    second = speeds_of(machine + drift * rng.standard_normal(shape) + burst * ((when < 0.5) | (when > 0.75)))
+    logs = first - second
     median = np.median(logs, axis=2)
     # A round whose median is known after half of its turns ends there.
     half = logs[:, :, : TURNS // 2]
@@ -51,36 +49,41 @@ def round_ratios(rng, count, rounds, *, luck, noise, drift=0.0, bursts=0.0, slow
     return np.where(narrow, np.median(half, axis=2), median)
 
 
-def studies(rng, machine, count, cases, rounds=3):
-    """Simulated studies: per study, the rows of each case (an engine of its own) and of the reference itself."""
-    logs = round_ratios(rng, count * (cases + 4), rounds, **MACHINES[machine]).reshape(count, cases + 4, rounds)
-    names = [f"engine{number}" for number in range(cases)]
-    for study in logs:
-        table = pd.DataFrame(
-            {
-                "engine": np.repeat([*names, *["reference"] * 4], rounds),
-                # Four references: of each batch size and share of the processor.
-                "batch_size": np.repeat([64] * cases + [64, 1, 64, 1], rounds),
-                "cores": np.repeat(["1"] * cases + ["1", "1", "all", "all"], rounds),
-                "round": np.tile(np.arange(1, rounds + 1), cases + 4),
-                "ratio": np.exp(study.ravel()),
-                "is_reference": np.repeat([False] * cases + [True] * 4, rounds),
-                "reference_words_per_s": 100.0,
-                "base_ratio": np.nan,
-                "status": "ok",
-            }
-        )
-        table = with_reference(table)
-        yield [table.iloc[number * rounds : (number + 1) * rounds] for number in range(cases)]
+def studies(machine, count, cases, rounds):
+    """The logarithms of `count` studies: of each of several equal cases a Mean, and what the study can resolve."""
+    rng = np.random.default_rng([cases, rounds])
+
+    def mean():
+        return Mean.of(round_ratios(rng, count, rounds, **MACHINES[machine]))
+
+    # Four references meet themselves: two batch sizes, one core and all.
+    return [mean() for _ in range(cases)], resolution([mean() for _ in range(4)])
 
 
 @pytest.mark.parametrize("rounds", [3, 6])
 @pytest.mark.parametrize("machine", MACHINES)
-def test_what_is_printed_as_95_percent_covers_as_much(machine, rounds):
-    rng = np.random.default_rng([3, rounds])
-    held = [
-        estimate.low <= 1 <= estimate.high
-        for first, second in studies(rng, machine, 1200, 2, rounds)
-        if (estimate := ratio(first, second))
+def test_what_is_printed_as_95_percent_holds_the_truth(machine, rounds):
+    (first, second), _ = studies(machine, 3000, 2, rounds)
+    for ratio in (first.minus(second), first):
+        estimate = ratio.estimate()
+        held = np.mean((estimate.low <= 1) & (estimate.high >= 1))
+        assert 0.93 <= held <= 0.99, f"{held:.3f}"
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_claim_about_equal_things_is_seldom_refuted(machine, count, largest):
+    # "Every engine is faster", "no engine is": of engines that are all as fast as each other, neither is to be refuted.
+    (base, *engines), smallest = studies(machine, 1000, count + 1, 3)
+    quotients = [engine.minus(base) for engine in engines]
+    loose = [quotient.estimate(resolution=smallest) for quotient in quotients]
+    strict = [quotient.estimate(strict_confidence(count), smallest) for quotient in quotients]
+    extreme = (largest_of if largest else smallest_of)(loose, strict)
+    limits = {"below": 1.0} if largest else {"above": 1.0}
+    claim = Claim("equal", "statement", "ratio", lambda study: None, **limits)
+    verdicts = [
+        claim.verdict(Estimate(value, low, high, 3, least))
+        for value, low, high, least in zip(extreme.value, extreme.low, extreme.high, smallest, strict=True)
     ]
-    assert 0.93 <= np.mean(held) <= 0.99, f"{np.mean(held):.3f}"
+    assert np.mean([verdict == REFUTED for verdict in verdicts]) <= 0.05

@@ -1,12 +1,15 @@
 """Ratios and speeds from rounds, against hand-made tables and scipy's intervals."""
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from sparsemark.results.claims import CONFIRMED, OPEN, Claim
 from sparsemark.results.ratios import (
     Mean,
     extreme_ratio,
@@ -41,7 +44,7 @@ def study(*cases):
     """The cases with what a study of all of them tells of their references."""
     table = with_reference(pd.concat(cases, ignore_index=True))
     places = np.cumsum([0, *map(len, cases)])
-    return [table.iloc[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    return [table.iloc[begin:end] for begin, end in pairwise(places)]
 
 
 def test_a_speed_is_the_mean_ratio_times_the_references_speed():
@@ -68,7 +71,7 @@ def test_the_reference_is_one_by_definition():
     # What its luck against itself was is no part of a ratio to it.
     first, second = study(case([2.0, 2.2]), case([1.03, 0.95], reference=True))
     assert ratio(first, second).value == pytest.approx(math.sqrt(2.0 * 2.2))
-    assert throughput(second).value == pytest.approx(100)
+    assert throughput(second).value == pytest.approx(100) and not throughput(second).has_interval
 
 
 def test_two_references_are_tied_by_their_own_turns():
@@ -109,21 +112,26 @@ def test_the_resolution_is_what_equal_things_may_differ_by():
 
     table = pd.concat([own([1.01, 0.99, 1.0]), own([1.02, 1.0, 0.98], batch_size=1)])
     variance = np.mean([np.var(np.log(values), ddof=1) for values in ([1.01, 0.99, 1.0], [1.02, 1.0, 0.98])])
-    assert resolution(table) == pytest.approx(stats.t.ppf(0.975, 4) * math.sqrt(variance / 3))
+    assert resolution(self_ratios(table).values()) == pytest.approx(stats.t.ppf(0.975, 4) * math.sqrt(variance / 3))
     assert set(self_ratios(table)) == {(64, "1"), (1, "1")}
     # One of them away from 1 by more than its spread explains: then that is what cannot be told apart.
-    assert resolution(pd.concat([table, own([1.1, 1.1, 1.1], batch_size=8)])) == pytest.approx(math.log(1.1))
-    assert math.isnan(resolution(own([1.01])))
+    biased = self_ratios(pd.concat([table, own([1.1, 1.1, 1.1], batch_size=8)]))
+    assert resolution(biased.values()) == pytest.approx(math.log(1.1))
+    assert resolution(self_ratios(own([1.01])).values()) == 0
 
 
-def test_no_interval_is_narrower_than_the_resolution():
+def test_no_conclusion_is_drawn_from_less_than_the_resolution():
     first, second, _ = study(case([1.02, 1.02]), case([1.0, 1.0]), case([1.05, 0.95, 1.05, 0.95], reference=True))
     half = first["resolution"].iloc[0]
     estimate = ratio(first, second)
     assert 0.02 < half < 0.1
-    assert (estimate.low, estimate.high) == pytest.approx((1.02 / math.exp(half), 1.02 * math.exp(half)))
+    assert (estimate.low, estimate.high) == pytest.approx((1.02, 1.02))
+    assert estimate.conclusive == pytest.approx((1.02 / math.exp(half), 1.02 * math.exp(half)))
     assert not estimate.is_told_from_one
     assert [len(rows) for rows in not_told_from(first, pd.concat([first, second.assign(engine="f")]), "engine")] == [2]
+    claim = Claim("faster", "statement", "ratio", lambda study: None, above=1)
+    assert claim.verdict(estimate) == OPEN
+    assert claim.verdict(replace(estimate, resolution=0.001)) == CONFIRMED
 
 
 def test_the_interval_of_a_largest_ratio_allows_for_how_many_there_are():

@@ -3,7 +3,6 @@
 It is reStructuredText, which report/workflow.rst includes. Every number in it comes from the tables.
 """
 
-import math
 import re
 
 import pandas as pd
@@ -71,7 +70,7 @@ def told_apart(rounds: pd.DataFrame) -> list[str]:
         for (batch_size, cores), mean in found.items()
     )
     entry = f"**What can be told:** the reference measured against itself gave {ratios}."
-    if math.isfinite(smallest := resolution(rounds)):
+    if smallest := resolution(found.values()):
         entry += f" Ratios nearer to 1 than {percent_away(smallest)} can't be told apart on this machine."
     return [entry]
 

@@ -52,9 +52,10 @@ class Claim:
 
     def verdict(self, estimate: Estimate) -> str:
         """Hold the whole interval against the range; one that crosses its limit decides nothing."""
-        if estimate.low >= self.above and estimate.high <= self.below:
+        low, high = estimate.conclusive
+        if low >= self.above and high <= self.below:
             return CONFIRMED
-        if estimate.high < self.above or estimate.low > self.below:
+        if high < self.above or low > self.below:
             return REFUTED
         return OPEN
 

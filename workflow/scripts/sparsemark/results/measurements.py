@@ -349,7 +349,7 @@ def origin(benchmarks: pd.DataFrame, networks: pd.DataFrame | None = None, note:
         )
     elif rounds == 1:
         parts.append("One round: no interval.")
-    if len(benchmarks) and math.isfinite(smallest := benchmarks["resolution"].iloc[0]):
+    if len(benchmarks) and (smallest := benchmarks["resolution"].iloc[0]):
         parts.append(f"Ratios nearer to 1 than {percent_away(smallest)} can't be told apart here.")
     return " ".join(parts)
 

@@ -10,10 +10,11 @@ means are combined. docs/measuring.md tells why, and tests/results/test_coverage
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
@@ -26,30 +27,44 @@ SHARE = ["batch_size", "cores"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value over `rounds` rounds and its 95 % interval. One round has no spread: `low` and `high` are NaN then."""
+    """A value over `rounds` rounds and its 95 % interval. One round has no spread: `low` and `high` are NaN then.
+
+    `resolution` is the logarithm of the smallest ratio that the study tells from 1; 0 for what is no ratio.
+    """
 
     value: float
     low: float
     high: float
     rounds: int
+    resolution: float = 0.0
 
     @property
     def has_interval(self) -> bool:
         return not math.isnan(self.low)
 
     @property
+    def conclusive(self) -> tuple[float, float]:
+        """The interval that conclusions are drawn from: never narrower than the resolution."""
+        factor = math.exp(self.resolution)
+        return min(self.low, self.value / factor), max(self.high, self.value * factor)
+
+    @property
     def is_told_from_one(self) -> bool:
-        """Whether the interval leaves out 1: a difference that can be told here."""
-        return self.has_interval and not self.low <= 1 <= self.high
+        """Whether it is a difference that can be told here."""
+        low, high = self.conclusive
+        return self.has_interval and not low <= 1 <= high
 
     def scaled(self, factor: float) -> Estimate:
         """Return the estimate in another unit."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor, self.rounds)
+        return replace(self, value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over rounds, its variance (NaN for one round), and the degrees of freedom of that variance."""
+    """A mean over rounds, its variance (NaN for one round), and the degrees of freedom of that variance.
+
+    All may be arrays: many means of as many rounds at once.
+    """
 
     value: float
     variance: float
@@ -57,10 +72,12 @@ class Mean:
     rounds: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Mean:
-        count = len(values)
-        variance = float(np.var(values, ddof=1)) / count if count > 1 else math.nan
-        return cls(float(np.mean(values)), variance, count - 1, count)
+    def of(cls, values: npt.ArrayLike) -> Mean:
+        """Return the mean over the last axis."""
+        values = np.asarray(values, dtype=float)
+        count = values.shape[-1]
+        variance = values.var(axis=-1, ddof=1) / count if count > 1 else np.full(values.shape[:-1], math.nan)[()]
+        return cls(values.mean(axis=-1), variance, count - 1, count)
 
     @classmethod
     def exactly(cls, value: float, rounds: int = 1) -> Mean:
@@ -68,26 +85,58 @@ class Mean:
 
     def plus(self, other: Mean) -> Mean:
         """Return the sum of two independent means (Welch and Satterthwaite)."""
-        variance = self.variance + other.variance
-        spread = sum(mean.variance**2 / mean.freedom for mean in (self, other) if mean.variance > 0)
-        freedom = variance**2 / spread if spread else math.inf
+        variance = np.add(self.variance, other.variance)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parts = [np.square(mean.variance / variance) / mean.freedom for mean in (self, other)]
+            freedom = np.where(variance == 0, math.inf, 1 / np.add(*parts))[()]
         return Mean(self.value + other.value, variance, freedom, min(self.rounds, other.rounds))
 
     def minus(self, other: Mean) -> Mean:
-        return self.plus(Mean(-other.value, other.variance, other.freedom, other.rounds))
+        return self.plus(replace(other, value=-other.value))
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        if math.isnan(self.variance):
-            return math.nan, math.nan
-        half = stats.t.ppf((1 + confidence) / 2, self.freedom) * math.sqrt(self.variance)
+        half = half_width(self.variance, self.freedom, confidence)
         return self.value - half, self.value + half
 
-    def estimate(self, confidence: float = CONFIDENCE, resolution: float = math.nan) -> Estimate:
-        """Return the estimate of what this is the logarithm of, its interval never narrower than +-`resolution`."""
+    def estimate(self, confidence: float = CONFIDENCE, resolution: float = 0.0) -> Estimate:
+        """Return the estimate of what this is the logarithm of."""
         low, high = self.interval(confidence)
-        if not math.isnan(low) and not math.isnan(resolution):
-            low, high = min(low, self.value - resolution), max(high, self.value + resolution)
-        return Estimate(math.exp(self.value), math.exp(low), math.exp(high), self.rounds)
+        return Estimate(np.exp(self.value), np.exp(low), np.exp(high), self.rounds, resolution)
+
+
+def half_width(variance: float, freedom: float, confidence: float = CONFIDENCE) -> float:
+    """Return half of Student's t interval of a mean with this variance; no variance, no width."""
+    return np.where(variance == 0, 0.0, stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance))[()]
+
+
+def largest_of(estimates: Sequence[Estimate], strict: Sequence[Estimate]) -> Estimate:
+    """Return the estimate of the largest of several values, whichever of them that truly is.
+
+    It lies below the highest upper end unless it lies above its own, which 2.5 % of intervals do, however many there
+    are (an intersection-union test, Berger 1982). That some lower end lies above its value is likelier the more there
+    are, so lower ends are those of `strict`: intervals with a k-th of the error for k values (Bonferroni).
+    """
+    value = np.max([estimate.value for estimate in estimates], axis=0)
+    low = np.max([estimate.low for estimate in strict], axis=0)
+    high = np.max([estimate.high for estimate in estimates], axis=0)
+    return replace(_fewest_rounds(estimates), value=value, low=low, high=high)
+
+
+def smallest_of(estimates: Sequence[Estimate], strict: Sequence[Estimate]) -> Estimate:
+    """Return the estimate of the smallest of several values: `largest_of`, the other way round."""
+    value = np.min([estimate.value for estimate in estimates], axis=0)
+    low = np.min([estimate.low for estimate in estimates], axis=0)
+    high = np.min([estimate.high for estimate in strict], axis=0)
+    return replace(_fewest_rounds(estimates), value=value, low=low, high=high)
+
+
+def _fewest_rounds(estimates: Sequence[Estimate]) -> Estimate:
+    return min(estimates, key=lambda estimate: estimate.rounds)
+
+
+def strict_confidence(count: int) -> float:
+    """Return the confidence of each of `count` intervals that hold together with CONFIDENCE (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / count
 
 
 def mean_interval(values: Sequence[float]) -> Estimate | None:
@@ -113,19 +162,18 @@ def self_ratios(benchmarks: pd.DataFrame) -> dict[tuple[int, str], Mean]:
     return {share: Mean.of(np.log(own["ratio"])) for share, own in rows.groupby(SHARE)}
 
 
-def resolution(benchmarks: pd.DataFrame) -> float:
-    """Return the logarithm of the smallest ratio that this study tells from 1; NaN if it has no A/A rounds to tell it.
+def resolution(self_ratios: Iterable[Mean]) -> float:
+    """Return the logarithm of the smallest ratio that can be told from 1; 0 if no two A/A rounds tell it.
 
     It is what the reference's ratio to itself may be away from 1: half its 95 % interval, from the spread of all A/A
     rounds together, or the farthest that one of these ratios was from 1, if that is more.
     """
-    found = [mean for mean in self_ratios(benchmarks).values() if mean.rounds > 1]
+    found = [mean for mean in self_ratios if mean.rounds > 1]
     if not found:
-        return math.nan
+        return 0.0
     freedom = sum(mean.freedom for mean in found)
     variance = sum(mean.variance * mean.freedom for mean in found) / freedom
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * math.sqrt(variance)
-    return float(max(half, *(abs(mean.value) for mean in found)))
+    return np.max([half_width(variance, freedom), *(np.abs(mean.value) for mean in found)], axis=0)
 
 
 def reference_speeds(benchmarks: pd.DataFrame) -> dict[tuple[int, str], Mean]:
@@ -151,7 +199,7 @@ def with_reference(benchmarks: pd.DataFrame) -> pd.DataFrame:
     shares = zip(benchmarks["batch_size"], benchmarks["cores"], strict=True)
     return benchmarks.assign(
         reference_speed=pd.Series([speeds.get(share) for share in shares], index=benchmarks.index, dtype=object),
-        resolution=resolution(benchmarks),
+        resolution=resolution(self_ratios(benchmarks).values()),
     )
 
 
@@ -176,13 +224,16 @@ def _log_ratio(rows: pd.DataFrame) -> Mean | None:
 def throughput(rows: pd.DataFrame) -> Estimate | None:
     """Return the speed of one case in words/s, or None if no round measured it.
 
-    It is its ratio times the reference's speed over the whole study; the interval is that of the ratio.
+    It is its ratio times the reference's speed over the whole study; the interval is that of the ratio. The reference
+    itself, the measure of all speeds, has none.
     """
     mean = _log_ratio(rows)
     speed = rows["reference_speed"].iloc[0] if mean else None
     if speed is None:
         return None
-    return mean.plus(Mean.exactly(speed.value, mean.rounds)).estimate(resolution=rows["resolution"].iloc[0])
+    if mean.freedom == math.inf:
+        return Estimate(math.exp(speed.value), math.nan, math.nan, mean.rounds)
+    return mean.estimate(resolution=rows["resolution"].iloc[0]).scaled(math.exp(speed.value))
 
 
 def ratio(numerator: pd.DataFrame, denominator: pd.DataFrame, confidence: float = CONFIDENCE) -> Estimate | None:
@@ -225,22 +276,10 @@ def not_told_from(best: pd.DataFrame, rows: pd.DataFrame, *columns: str) -> list
 
 
 def extreme_ratio(pairs: dict[str, tuple[pd.DataFrame, pd.DataFrame]], largest: bool) -> tuple[str, Estimate] | None:
-    """Return the label and the estimate of the largest (or smallest) of several ratios, or None if there is none.
-
-    The interval is that of the largest true ratio, whichever of them it belongs to. It lies below its upper end unless
-    it is above its own upper end, which 2.5 % of intervals are, however many there are (an intersection-union test,
-    Berger 1982). That some lower end is above its ratio is likelier the more there are, so the lower ends are those of
-    intervals with a k-th of the error (Bonferroni). For the smallest, the other way round.
-    """
+    """Return the label and the estimate of the largest (or smallest) of several ratios, or None if there is none."""
     found = {label: estimate for label, pair in pairs.items() if (estimate := ratio(*pair))}
     if not found:
         return None
-    strict = {label: ratio(*pairs[label], confidence=1 - (1 - CONFIDENCE) / len(found)) for label in found}
-    pick = max if largest else min
-    label = pick(found, key=lambda name: found[name].value)
-    lows, highs = (strict, found) if largest else (found, strict)
-    low, high = math.nan, math.nan
-    if all(estimate.has_interval for estimate in found.values()):
-        low = pick(estimate.low for estimate in lows.values())
-        high = pick(estimate.high for estimate in highs.values())
-    return label, Estimate(found[label].value, low, high, min(estimate.rounds for estimate in found.values()))
+    strict = [ratio(*pairs[label], confidence=strict_confidence(len(found))) for label in found]
+    label = (max if largest else min)(found, key=lambda name: found[name].value)
+    return label, (largest_of if largest else smallest_of)(list(found.values()), strict)
