@@ -95,6 +95,11 @@ PAGES = {
     "tabulate_networks": ("6 Tables", "Networks", ["benchmarks", "networks", "config"]),
     "tabulate_accuracies": ("6 Tables", "Accuracies", ["networks", "accuracies"]),
     "tabulate_engines": ("6 Tables", "Engines: what really ran", ["benchmarks"]),
+    "plot_reference_drift": (
+        "7 How it was measured",
+        "The reference over the study",
+        ["benchmarks"],
+    ),
     "tabulate_benchmarks": (
         "6 Tables",
         "Every measurement",

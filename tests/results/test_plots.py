@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from constructed_tables import REASON, benchmark_rows, network_rows, write_tables
 
+from plot_reference_drift import drift
 from sparsemark.files import InputError
 from sparsemark.results.figures import engine_colour
 from sparsemark.results.measurements import (
@@ -17,6 +18,7 @@ from sparsemark.results.measurements import (
     kilo,
     load_benchmarks,
     load_networks,
+    load_rounds,
     times,
 )
 
@@ -34,6 +36,7 @@ OPTIONS = {
     "plot_dualsparse_gain": ["benchmarks", "networks", "config", "accuracies"],
     "plot_quantization": ["benchmarks", "ablation"],
     "plot_operator_time": ["benchmarks", "profile"],
+    "plot_reference_drift": ["benchmarks"],
 }
 
 
@@ -114,6 +117,20 @@ def test_gains_are_those_of_the_tables(tmp_path):
     text = draw("plot_dualsparse_gain", tmp_path, tmp_path / "figure.svg")
     assert "+ sparse weights" in text and "block, 95.0 %, step 8.00×" in text
     assert "+ sparse activations" in text and "dual, 95.0 %, step 2.00×, in all 32.0×" in text
+
+
+def test_the_drift_of_the_reference_is_relative_to_each_ones_median(tmp_path):
+    write_tables(tmp_path)
+    points = drift(load_rounds(tmp_path / "benchmarks.csv"))
+    assert set(points["minutes"]) == {0, 1, 2}
+    by_minute = points.groupby(["minutes", "batch_size", "cores"])["speed"].unique()
+    assert {minutes: {float(value) for [value] in by_minute[minutes]} for minutes in (0, 1, 2)} == {
+        0: {1.0},
+        1: {0.8},
+        2: {1.1},
+    }
+    text = draw("plot_reference_drift", tmp_path, tmp_path / "figure.svg")
+    assert "batch size 64, one core 1.000 [1.000, 1.000]" in text and "whole processor" in text
 
 
 def test_quantisation_is_told_with_its_gains_and_times(tmp_path):

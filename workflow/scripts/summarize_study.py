@@ -27,6 +27,7 @@ from sparsemark.results.measurements import (
     percent_away,
     precision_title,
     select,
+    share_title,
     times,
     with_interval,
 )
@@ -65,9 +66,7 @@ def told_apart(rounds: pd.DataFrame) -> list[str]:
     if not found:
         return []
     ratios = ", ".join(
-        f"{with_interval(mean.estimate(), '{:.3f}'.format)} (batch size {batch_size}, "
-        f"{'one core' if cores == '1' else 'whole processor'})"
-        for (batch_size, cores), mean in found.items()
+        f"{with_interval(mean.estimate(), '{:.3f}'.format)} ({share_title(*share)})" for share, mean in found.items()
     )
     entry = f"**What can be told:** the reference measured against itself gave {ratios}."
     if smallest := resolution(found.values()):

@@ -354,6 +354,11 @@ def origin(benchmarks: pd.DataFrame, networks: pd.DataFrame | None = None, note:
     return " ".join(parts)
 
 
+def share_title(batch_size: int, cores: str) -> str:
+    """Return the name of a reference: "batch size 64, one core"."""
+    return f"batch size {batch_size}, {'one core' if cores == '1' else 'whole processor'}"
+
+
 def percent_away(log: float) -> str:
     """Return how far from 1 a ratio with this logarithm is: "2.1 %"."""
     return f"{100 * math.expm1(log):.1f} %"
