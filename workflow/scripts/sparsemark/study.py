@@ -188,13 +188,18 @@ def model_path(config: dict, *, engine: str, precision: str, network: str, seed:
     )
 
 
+def environment_file(environment: str) -> Path:
+    """Return the file that an environment is made from."""
+    return ROOT / "envs" / f"{environment}.yaml"
+
+
 @cache
 def environment_prefix(environment: str) -> str:
     """Return the folder of the virtual environment made from `envs/{environment}.yaml`.
 
     It is keyed by the content of the file and of its post-deploy script: a changed file is a new environment.
     """
-    env_file = ROOT / "envs" / f"{environment}.yaml"
+    env_file = environment_file(environment)
     content = env_file.read_bytes()
     post_deploy = env_file.with_suffix(".post-deploy.sh")
     if post_deploy.exists():
@@ -204,9 +209,7 @@ def environment_prefix(environment: str) -> str:
 
 @cache
 def sources(*programs: str) -> list[str]:
-    """Return the files of `programs` and of every module of the package that they import, directly or not.
-
-    As inputs of a rule they make its jobs run again when their code changes, and only then.
+    """Return the files of `programs` and of every module of ours that they import, directly or not.
 
     Args:
         programs: names of files below `workflow/scripts/`, without `.py`; `/` leads into the package.
@@ -221,9 +224,26 @@ def sources(*programs: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
+@cache
+def fingerprint(*programs: str, files: tuple[str, ...] = ()) -> str:
+    """Return what stands for the content of `programs`, of all they import, and of `files`, e.g. `train 1f0c29ab`.
+
+    As a parameter of a rule it makes the rule's jobs run again when their code changes, and only then: it is the same
+    wherever the checkout lies and whenever its files were written, as inputs of a rule would not be.
+
+    Args:
+        programs: as in `sources`.
+        files: further files that a job reads, from the root of the checkout.
+    """
+    digest = hashlib.sha256()
+    for path in [*sources(*programs), *sorted(files)]:
+        digest.update(f"{path}\0{hashlib.sha256((ROOT / path).read_bytes()).hexdigest()}\n".encode())
+    return " ".join([*programs[:1], digest.hexdigest()[:8]])
+
+
 def imported_modules(path: Path) -> set[str]:
-    """Return every name that a program or module of `workflow/scripts/` may import as a module, with dots."""
-    package = path.relative_to(SCRIPTS).parent.parts
+    """Return every name that a program or module of ours may import as a module, with dots."""
+    package = path.relative_to(SCRIPTS if path.is_relative_to(SCRIPTS) else ROOT).parent.parts
     modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -238,5 +258,12 @@ def imported_modules(path: Path) -> set[str]:
 def _files_of(module: str) -> list[Path]:
     """Return the files that Python runs to import `module`: its own and its packages', if they are ours."""
     parts = module.split(".")
-    packages = [SCRIPTS / Path(*parts[: count + 1]) / "__init__.py" for count in range(len(parts))]
-    return [path for path in (SCRIPTS / Path(*parts).with_suffix(".py"), *packages) if path.exists()]
+    candidates = [
+        path
+        for folder in (SCRIPTS, ROOT)
+        for path in (
+            folder / Path(*parts).with_suffix(".py"),
+            *(folder / Path(*parts[: count + 1]) / "__init__.py" for count in range(len(parts))),
+        )
+    ]
+    return [path for path in candidates if path.exists()]
