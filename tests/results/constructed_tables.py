@@ -77,6 +77,7 @@ def benchmark_rows() -> list[dict]:
                     "noisy": False,
                     "reference_words_per_s": "",
                     "base_ratio": "",
+                    "turns_s": 1.5 if layout else "",
                     "measured_at": f"2026-01-01T00:0{number}:00Z",
                     "status": "ok" if measured else "unsupported",
                     "reason": "" if measured else REASON,

@@ -218,9 +218,11 @@ def measure_layout(case: Case, layout: Layout, beside: dict[str, Contestant], nu
     try:
         with case.start(layout) as group:
             contestants = {CASE: case.enter(group, case.options.batch_size), **beside}
+            begin = time.monotonic()
             cycles = take_turns(
                 contestants, CASE, random.Random(seed), precision=measure.precision, budget_s=measure.budget_s
             )
+            row["turns_s"] = round(time.monotonic() - begin, 3)
             row.update(what_ran(group.finish()))
     except Ended as ended:
         return {**row, **asdict(ended.outcome)}, {}
