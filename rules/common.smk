@@ -13,7 +13,7 @@ from snakemake.utils import update_config
 # Of the workflow's own folder, this one is inside.
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow" / "scripts"))
 
-from sparsemark import study
+from sparsemark import configuration, study
 from sparsemark.files import InputError, exclusive_lock
 from sparsemark.measuring import reference
 from sparsemark.study import fingerprint
@@ -25,7 +25,7 @@ if workflow.modifier.skip_configfile:
 # Overlays given on the command line come first in Snakemake's list.
 overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != study.ROOT / "config.yaml"]
 try:
-    study.validate(config, " + ".join(["config.yaml", *overlays]))
+    config = configuration.resolve(config, " + ".join(["config.yaml", *overlays]))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -146,6 +146,11 @@ def archive_options(wildcards, input):
 def sha256_option(wildcards):
     archive = config["datasets"][wildcards.dataset][wildcards.part]
     return f"--sha256 {archive['sha256']}" if "sha256" in archive else ""
+
+
+def class_words(wildcards):
+    """The words of a class set, without `unknown` and `silence`."""
+    return config["class_sets"][wildcards.class_set]
 
 
 def dataset_settings(wildcards):

@@ -39,7 +39,7 @@ rule prepare_dataset:
     log:
         "logs/prepare_dataset/{dataset}-{class_set}.log",
     wildcard_constraints:
-        class_set="commands|digits",
+        class_set="|".join(config["class_sets"]),
     conda:
         "../envs/train.yaml"
     threads: 8
@@ -50,11 +50,12 @@ rule prepare_dataset:
         folder=subpath(output[0], parent=True),
         archives=archive_options,
         settings=dataset_settings,
+        words=class_words,
     message:
         "Preparing the data set {wildcards.dataset}, class set {wildcards.class_set}"
     shell:
         "{params.deploy} {params.program} --dataset {wildcards.dataset} "
-        "--class-set {wildcards.class_set} --settings {params.settings:q} {params.archives} "
+        "--class-set {wildcards.class_set} --words {params.words:q} --settings {params.settings:q} {params.archives} "
         "--threads {threads} --out {params.folder} 2>&1 | tee {log}"
 
 
@@ -73,7 +74,7 @@ rule extract_features:
     log:
         "logs/extract_features/{dataset}-{class_set}.log",
     wildcard_constraints:
-        class_set="commands|digits",
+        class_set="|".join(config["class_sets"]),
     conda:
         "../envs/train.yaml"
     threads: 8
