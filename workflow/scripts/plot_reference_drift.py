@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         axes.axhline(100, color=INK, linewidth=0.9, linestyle="--")
         axes.set_xlabel("Minutes since the first measurement")
         axes.set_ylabel("Speed of the reference")
+        axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
     else:
         nothing(axes, "The reference has no speed in this study.")
