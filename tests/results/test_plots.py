@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from constructed_tables import REASON, benchmark_rows, network_rows, write_tables
 
+from plot_batch_sizes import magic_sizes
 from plot_reference_drift import drift
 from sparsemark.files import InputError
 from sparsemark.results.figures import engine_colour
@@ -21,6 +22,7 @@ from sparsemark.results.measurements import (
     load_rounds,
     times,
 )
+from sparsemark.results.ratios import with_reference
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -37,6 +39,7 @@ OPTIONS = {
     "plot_quantization": ["benchmarks", "ablation"],
     "plot_operator_time": ["benchmarks", "profile"],
     "plot_reference_drift": ["benchmarks"],
+    "plot_batch_sizes": ["benchmarks", "networks"],
 }
 
 
@@ -75,7 +78,7 @@ def test_figure_of_a_study_in_which_everything_failed(name, tmp_path):
     failed = [row | {"status": "timeout", "reason": "too slow", "ratio": "", "layout": ""} for row in benchmark_rows()]
     write_tables(tmp_path, benchmarks=failed)
     text = draw(name, tmp_path, tmp_path / "figure.svg")
-    if name.startswith(("plot_dense", "plot_sparse", "plot_batch")):
+    if name.startswith("plot_figure"):
         assert "timeout: too slow" in text
 
 
@@ -131,6 +134,23 @@ def test_the_drift_of_the_reference_is_relative_to_each_ones_median(tmp_path):
     }
     text = draw("plot_reference_drift", tmp_path, tmp_path / "figure.svg")
     assert "batch size 64, one core 1.000 [1.000, 1.000]" in text and "whole processor" in text
+
+
+def test_a_batch_size_is_magic_if_it_beats_a_neighbour_by_far():
+    def rows(size, ratios):
+        case = {"batch_size": size, "cores": "1", "status": "ok", "is_reference": False, "base_ratio": float("nan")}
+        rounds = enumerate(ratios, start=1)
+        return [case | {"round": n, "ratio": ratio, "reference_words_per_s": 100.0} for n, ratio in rounds]
+
+    def tie(size):
+        return [row | {"is_reference": True, "base_ratio": 1.0} for row in rows(size, [1.0, 1.0])]
+
+    # 48 is 30 % faster than 32, and 64 than 96; of 128 against 96 nothing is known. 8 is small.
+    speeds = {8: 0.5, 16: 1.0, 32: 1.0, 48: 1.3, 64: 1.35, 96: 1.0}
+    own = [row for size, speed in speeds.items() for row in rows(size, [speed * 0.999, speed * 1.001])]
+    own += rows(128, [1.0, 2.0])
+    table = with_reference(pd.DataFrame(own + [row for size in (*speeds, 128) for row in tie(size)]))
+    assert magic_sizes(table.iloc[: len(own)]) == [48, 64]
 
 
 def test_quantisation_is_told_with_its_gains_and_times(tmp_path):
