@@ -62,7 +62,7 @@ rule benchmark:
         "{params.environment} {params.model} --features {input.features} --logits {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {params.seed} "
         "--precision {wildcards.precision} --batch-size {wildcards.batch_size} --cores {wildcards.cores} "
-        "--reference-python {params.reference_python} --reference-model {input.reference_model} "
+        "--max-cores {threads} --reference-python {params.reference_python} --reference-model {input.reference_model} "
         "--reference-logits {input.reference_logits} --base-model {input.base_model} "
         "--measure {params.measuring:q} --out {output} > {log} 2>&1"
 

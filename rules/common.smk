@@ -1,7 +1,6 @@
 # What the other rules files share. What needs no Snakemake is in workflow/scripts/sparsemark/study.py, where it is tested.
 import json
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,9 +8,6 @@ import yaml
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
-
-# Of the workflow's own folder, this one is inside.
-sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow" / "scripts"))
 
 from sparsemark import configuration, study
 from sparsemark.files import InputError, exclusive_lock
@@ -36,6 +32,8 @@ DENSE = study.dense_network(config)
 MEASURED_SEED = config["seeds"][0]
 # A benchmark takes every core that Snakemake may use, so nothing else runs beside it.
 EVERY_CORE = workflow.cores if isinstance(workflow.cores, int) else os.cpu_count()
+# For a cluster: the largest data set has 106,000 clips of 32 kB, which a job may hold twice, beside PyTorch.
+DATA_MB = 8000
 
 
 wildcard_constraints:
@@ -48,12 +46,14 @@ wildcard_constraints:
     cores="1|all",
 
 
+held_by_this_process = ExitStack()
+
+
 def lock_study():
     """Let one run at a time change this folder."""
     Path(".snakemake").mkdir(exist_ok=True)
     try:
-        # Never closed: the lock goes with this process.
-        ExitStack().enter_context(exclusive_lock(Path(".snakemake/study.lock")))
+        held_by_this_process.enter_context(exclusive_lock(Path(".snakemake/study.lock")))
     except BlockingIOError:
         raise WorkflowError("another run of the study is at work in this folder; wait for it, or end it") from None
 

@@ -43,6 +43,8 @@ rule prepare_dataset:
     conda:
         "../envs/train.yaml"
     threads: 8
+    resources:
+        mem_mb=DATA_MB,
     params:
         code=fingerprint("prepare_dataset"),
         deploy=deploy("train"),
@@ -78,6 +80,8 @@ rule extract_features:
     conda:
         "../envs/train.yaml"
     threads: 8
+    resources:
+        mem_mb=DATA_MB,
     params:
         code=fingerprint("extract_features"),
         deploy=deploy("train"),

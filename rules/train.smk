@@ -17,6 +17,8 @@ rule train:
     conda:
         "../envs/train.yaml"
     threads: 8
+    resources:
+        mem_mb=DATA_MB,
     params:
         code=fingerprint("train"),
         deploy=deploy("train"),
@@ -52,6 +54,8 @@ rule prune:
     conda:
         "../envs/train.yaml"
     threads: 8
+    resources:
+        mem_mb=DATA_MB,
     params:
         code=fingerprint("prune"),
         deploy=deploy("train"),

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +18,8 @@ from sparsemark.data.synthetic_speech import CROWD_WORDS, WORDS, SyntheticSpeech
 from sparsemark.files import InputError
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
-SCHEMA = Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml"
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 
 
 def make(out: Path, *arguments: str, words: Sequence[str] = COMMANDS) -> Path:
@@ -105,3 +109,25 @@ def test_the_schema_allows_as_many_voices_as_there_are() -> None:
 def test_impossible_settings_are_one_sentence(settings: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         make(tmp_path / "out", "--settings", json.dumps(settings))
+
+
+def test_a_deep_folder_does_not_matter(tmp_path: Path) -> None:
+    """espeak-ng has room for 160 bytes of path; an environment may lie deeper."""
+    import espeakng_loader
+
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    shutil.copytree(Path(espeakng_loader.__file__).parent, deep / "espeakng_loader")
+    program = (
+        "import numpy as np\n"
+        "from sparsemark.data.synthetic_speech import Speaker\n"
+        "print(len(Speaker().say('yes', 'en', np.random.default_rng(1))))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": f"{deep}:{ROOT}/workflow/scripts"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 1000

@@ -83,6 +83,7 @@ def benchmark_rows() -> list[dict]:
                     "reason": "" if measured else REASON,
                     "model_sha256": "",
                     "machine": "Test CPU, 2 cores [abc]",
+                    "doubts": f"the clock fell from 3000 to 2{number}00 MHz" if engine == "openvino" else "",
                     "executed_precision": precision if measured else "",
                     "executed_threads": layout[-1:],
                     "instruction_set": "",

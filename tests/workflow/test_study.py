@@ -77,6 +77,31 @@ def test_sources_follow_imports_and_stay_inside_the_scripts():
     assert all(path.startswith("workflow/scripts/") for path in found)
 
 
+def test_sources_of_an_engine_of_ours_include_the_engine():
+    assert "dualsparse/kernels/packing.py" in study.sources("sparsemark/engines/dualsparse")
+    assert "dualsparse/engine.py" not in study.sources("sparsemark/engines/onnxruntime")
+
+
+def test_a_fingerprint_follows_the_content_and_nothing_else(tmp_path, monkeypatch):
+    prints = []
+    for folder, code, data in (("a", "1", "x"), ("another place", "1", "x"), ("b", "2", "x"), ("c", "1", "y")):
+        scripts = tmp_path / folder / "workflow/scripts"
+        scripts.mkdir(parents=True)
+        (scripts / "program.py").write_text("import helper\n")
+        (scripts / "helper.py").write_text(f"x = {code}\n")
+        (tmp_path / folder / "table.csv").write_text(data)
+        monkeypatch.setattr(study, "ROOT", tmp_path / folder)
+        monkeypatch.setattr(study, "SCRIPTS", scripts)
+        study.sources.cache_clear()
+        study.fingerprint.cache_clear()
+        prints.append(study.fingerprint("program", files=("table.csv",)))
+    study.sources.cache_clear()
+    study.fingerprint.cache_clear()
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+    assert prints[0].startswith("program ")
+
+
 def test_an_environment_folder_changes_with_its_file(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "ROOT", tmp_path)
     (tmp_path / "envs").mkdir()

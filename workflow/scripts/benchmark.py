@@ -10,7 +10,6 @@ guards that).
 """
 
 import argparse
-import fcntl
 import json
 import math
 import os
@@ -25,12 +24,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.files import InputError, atomic_path, exclusive_lock, run_program
 from sparsemark.measuring import reference
-from sparsemark.measuring.case import case_arguments, case_record, case_request, model_sha256, obstacle
+from sparsemark.measuring.case import case_arguments, case_record, case_request, model_sha256, obstacle, positive
 from sparsemark.measuring.engine_process import Ended, Group
-from sparsemark.measuring.machine import busy_seconds, machine_name, machine_record, machine_state
-from sparsemark.measuring.topology import Layout, plan_layouts, read_cpus, read_quota
+from sparsemark.measuring.machine import (
+    changes,
+    doubts,
+    machine_name,
+    machine_record,
+    machine_state,
+    memory_bytes,
+    read_counters,
+)
+from sparsemark.measuring.topology import Layout, plan_layouts, read_cpus
 from sparsemark.measuring.turns import (
     REFERENCE,
     Contestant,
@@ -86,45 +93,48 @@ class Measure:
 
     @property
     def memory_gib(self) -> float:
-        """What one process may allocate: the limit that was set, or nearly all the memory of the machine.
+        """What one process may allocate: the limit that was set, or nearly all the memory there is.
 
         Beyond that the kernel would end some process, and not always the greedy one.
         """
         if self.memory_limit_gib is not None:
             return self.memory_limit_gib
-        return 0.9 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+        return 0.9 * memory_bytes() / 2**30
 
 
 @contextmanager
 def alone_on_the_machine() -> Iterator[None]:
     """Wait until no other benchmark of this user runs on this machine, and keep others waiting."""
     path = Path(tempfile.gettempdir()) / f"sparsemark-benchmark-{os.getuid()}.lock"
-    with path.open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive_lock(path))
         except BlockingIOError:
             print(f"waiting for another benchmark on this machine ({path})", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            stack.enter_context(exclusive_lock(path, wait=True))
         yield
 
 
 def reference_layout(layouts: Sequence[Layout]) -> Layout:
     """Return the layout of the reference: one thread on each core. No thread of it waits for another."""
-    return next(layout for layout in layouts if layout.threads == 1)
+    cores = len(layouts[0].cpu_sets[0])
+    return next(layout for layout in layouts if (layout.instances, layout.threads) == (cores, 1))
 
 
 class Case:
     """A case and the reference that it takes turns with, as the command line names them."""
 
-    def __init__(self, options: argparse.Namespace, measure: Measure) -> None:
+    def __init__(self, options: argparse.Namespace, measure: Measure, machine: dict[str, object]) -> None:
         self.options = options
         self.measure = measure
         self.request = case_request(options, "benchmark")
         self.title = f"{options.engine} {options.network} {options.precision} {options.batch_size} {options.cores}"
-        cpus, quota = read_cpus(), read_quota()
-        self.layouts = plan_layouts(cpus, options.cores, quota)
+        self.machine = machine
+        cpus = read_cpus()
+        limits = [limit for limit in (machine["cpu_quota"], options.max_cores) if limit is not None]
+        self.layouts = plan_layouts(cpus, options.cores, min(limits, default=None))
         self.reference_layout = reference_layout(self.layouts)
-        [self.base_layout] = plan_layouts(cpus, "1", quota)
+        [self.base_layout] = plan_layouts(cpus, "1")
         what = (options.engine, options.precision, options.model)
         self.is_reference = what == (reference.ENGINE, reference.PRECISION, options.reference_model)
         self.is_base = self.is_reference and (options.batch_size, options.cores) == reference.BASE
@@ -191,8 +201,14 @@ def ratios_of(cycles: Sequence[Cycle], precision: float) -> dict[str, object]:
 def what_ran(results: Sequence[dict]) -> dict[str, object]:
     """Return what the instances of a group tell at their end: costs of starting, threads, settings, parity."""
     slowest = {key: max(result[key] for result in results) for key in ("import_s", "load_s", "first_inference_ms")}
+    # Whether the kernel tells the clock is a matter of the machine, not of the instance.
+    clock = {
+        key: min((result[key] for result in results if result[key] is not None), default=None)
+        for key in ("frequency_begin_mhz", "frequency_end_mhz")
+    }
     return {
         **slowest,
+        **clock,
         "warmup_calls": min(result["warmup_calls"] for result in results),
         "peak_memory_mib": round(sum(result["peak_memory_mib"] for result in results), 1),
         "busy_threads": sum(result["busy_threads"] for result in results),
@@ -210,6 +226,7 @@ def measure_layout(case: Case, layout: Layout, beside: dict[str, Contestant], nu
         "instances": layout.instances,
         "threads": layout.threads,
         "cpus": [list(cpus) for cpus in layout.cpu_sets],
+        "core_class": layout.core_class,
         "is_reference": case.is_reference and layout == case.reference_layout,
         "order_seed": seed,
         **machine_state(layout.cpu_sets[0][0]),
@@ -239,7 +256,8 @@ def measure_layout(case: Case, layout: Layout, beside: dict[str, Contestant], nu
 
 def measure_round(case: Case, layouts: Sequence[Layout], number: int) -> list[tuple[dict, dict]]:
     """Measure `layouts` in turns with one fresh reference; return (row, raw times) of each."""
-    begin, busy, used = time.monotonic(), busy_seconds(), os.times()
+    cpus = sorted({number for layout in layouts for cpu_set in layout.cpu_sets for number in cpu_set})
+    before = read_counters(cpus)
     with ExitStack() as stack:
         beside, found = {}, []
         try:
@@ -251,11 +269,10 @@ def measure_round(case: Case, layouts: Sequence[Layout], number: int) -> list[tu
             found = [(row, {})]
         else:
             found = [measure_layout(case, layout, beside, number) for layout in layouts]
-    wall_s = time.monotonic() - begin
-    ours = sum(os.times()[:4]) - sum(used[:4])
+    happened = changes(before, read_counters(cpus))
     for row, _ in found:
-        row["wall_s"] = round(wall_s, 3)
-        row["other_load"] = round(max(0.0, busy_seconds() - busy - ours) / max(wall_s, 1e-3), 3)
+        row.update(happened)
+        row["doubts"] = "; ".join(doubts(case.machine, row))
         told = f"{row['ratio']:.3f} of the reference, {row['turns']} turns" if row["status"] == "ok" else row["reason"]
         print(f"{case.title}, round {number}, {row['layout']}: {row['status']}, {told}", file=sys.stderr)
     return found
@@ -290,6 +307,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     case_arguments(parser)
     parser.add_argument("--cores", required=True, choices=("1", "all"), help="one core or the whole processor")
+    parser.add_argument(
+        "--max-cores", type=positive, metavar="N", help="hardware threads that `--cores all` may use (default: all)"
+    )
     beside = parser.add_argument_group("the reference")
     beside.add_argument("--reference-python", required=True, type=Path, help=f"interpreter that has {reference.ENGINE}")
     beside.add_argument("--reference-model", required=True, type=Path, metavar="ONNX", help="dense, of this batch size")
@@ -299,8 +319,8 @@ def main(arguments: list[str] | None = None) -> None:
     defaults = json.dumps(asdict(Measure()))
     parser.add_argument("--measure", default="{}", metavar="JSON", help=f"how long; missing keys default to {defaults}")
     options = parser.parse_args(arguments)
-    case = Case(options, Measure.from_json(options.measure))
     record = machine_record()
+    case = Case(options, Measure.from_json(options.measure), record)
     description = {**case_record(options), "cores": options.cores, "machine": machine_name(record), "model_sha256": ""}
     rows, raw_times = [], []
     with alone_on_the_machine():

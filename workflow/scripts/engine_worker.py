@@ -21,8 +21,10 @@ from typing import TextIO
 
 import numpy as np
 
+from sparsemark.cpu import frequency_mhz
 from sparsemark.engines import engine_class
 from sparsemark.engines.protocol import Engine, UnsupportedCase
+from sparsemark.measuring.outcome import from_exception
 
 #: Clips that parity is checked on. Enough that an INT8 network which agrees on 97 % of them is not failed by chance.
 PARITY_CLIPS = 256
@@ -30,7 +32,8 @@ PARITY_CLIPS = 256
 #: least MINIMUM_BATCHES batches: a single repeated input would teach the branch predictors the data.
 POOL_CLIPS = 1024
 MINIMUM_BATCHES = 8
-#: A thread counts as computing if it was on a CPU for this share of the timed calls.
+#: A thread counts as computing if it was on a CPU for this share of the time of the busiest one. Shares of the time
+#: that passed would depend on what else the machine does.
 BUSY_SHARE = 0.05
 
 
@@ -164,15 +167,24 @@ def timed_calls(
 
 
 def thread_seconds() -> dict[str, float]:
-    """Return the CPU seconds of each thread of this process."""
+    """Return the CPU seconds of each thread of this process: to the nanosecond, or in the scheduler's ticks."""
     seconds = {}
     for folder in Path("/proc/self/task").iterdir():
         try:
             fields = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            seconds[folder.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            # Not every kernel keeps these; some write zeros.
+            if nanoseconds := int((folder / "schedstat").read_text(encoding="ascii").split()[0]):
+                seconds[folder.name] = nanoseconds / 1e9
         except OSError:
-            continue  # the thread ended meanwhile
-        seconds[folder.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            continue  # the thread ended meanwhile, or the ticks have to do
     return seconds
+
+
+def busy_threads(before: dict[str, float], after: dict[str, float]) -> int:
+    """Return how many threads computed between two readings of `thread_seconds`."""
+    spent = [seconds - before.get(name, 0.0) for name, seconds in after.items()]
+    return sum(seconds > BUSY_SHARE * max(spent) for seconds in spent)
 
 
 def peak_memory_mib() -> float:
@@ -252,7 +264,7 @@ class Worker:
         del self.x
         gc.collect()
         gc.disable()
-        run, seconds = self.engine.run, 0.0
+        run, cpus, clocks = self.engine.run, os.sched_getaffinity(0), []
         threads_before = thread_seconds()
         self.send(step="timed calls", answer={})
         for line in self.commands:
@@ -262,24 +274,24 @@ class Worker:
                     result["warmup_calls"] = warm_up(run, inputs, least_s, calls)
                     call_ns = (time.monotonic_ns() - begin) // result["warmup_calls"]
                     threads_before = thread_seconds()
+                    clocks.append(frequency_mhz(cpus))
                     self.send(answer={"call_ns": call_ns})
                 case {"turn": [begin_ns, end_ns]}:
+                    cpu_before = time.process_time()
                     begin, times = timed_calls(run, inputs, begin_ns, end_ns)
-                    seconds += sum(times) / 1e9
-                    self.send(answer={"begin_ns": begin, "times_ns": times})
+                    cpu_s = round(time.process_time() - cpu_before, 6)
+                    clocks.append(frequency_mhz(cpus))
+                    self.send(answer={"begin_ns": begin, "times_ns": times, "cpu_s": cpu_s})
                 case {"end": _}:
                     break
         else:
             sys.exit("the parent is gone")
-        busy = [after - threads_before.get(name, 0.0) for name, after in thread_seconds().items()]
         gc.enable()
+        result["busy_threads"] = busy_threads(threads_before, thread_seconds())
+        if clocks:
+            result["frequency_begin_mhz"], result["frequency_end_mhz"] = clocks[0], clocks[-1]
         self.send(step="reading the settings back")
-        return {
-            **result,
-            "busy_threads": sum(used > BUSY_SHARE * seconds for used in busy),
-            "peak_memory_mib": peak_memory_mib(),
-            "execution": asdict(self.engine.execution()),
-        }
+        return {**result, "peak_memory_mib": peak_memory_mib(), "execution": asdict(self.engine.execution())}
 
     def work(self) -> None:
         """Carry out the request; its end, good or bad, is the last event."""
@@ -288,21 +300,14 @@ class Worker:
             result = self.evaluate() if self.request["mode"] == "evaluate" else self.benchmark()
             self.send(status="ok", reason="", result=result)
         except UnsupportedCase as error:
-            self.send(status="unsupported", reason=str(error))
+            self.send(status="unsupported", reason=" ".join(str(error).split()))
         except ParityError as error:
             self.send(status="failed", reason=str(error))
-        except MemoryError as error:
-            self.send(status="out_of_memory", reason=one_line(error))
         except Exception as error:
             # Whatever an engine raises is a result of the study, not a fault of the program.
-            self.send(status="failed", reason=one_line(error), exception=True)
+            outcome = from_exception(error)
+            self.send(status=outcome.status, reason=outcome.reason)
             raise
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception as one line of at most 300 characters."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300].rstrip(": ")
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sparsemark.files import run_program, write_json
 from sparsemark.measuring.case import case_arguments, case_record, case_request, model_sha256, obstacle
-from sparsemark.measuring.engine_process import Ended, Group, Outcome
+from sparsemark.measuring.engine_process import Ended, Group
+from sparsemark.measuring.outcome import Outcome
 
 
 def evaluate(python: Path, request: dict, timeout_s: float, cache: Path) -> dict[str, object]:

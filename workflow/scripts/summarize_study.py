@@ -164,6 +164,17 @@ def missing(benchmarks: pd.DataFrame) -> list[str]:
     return entries
 
 
+def held_back(benchmarks: pd.DataFrame) -> list[str]:
+    """Return what may have held the machine back, each kind once, with its first words and the number of rows."""
+    entries: dict[str, tuple[str, int]] = {}
+    for doubts in benchmarks["doubts"]:
+        for doubt in filter(None, doubts.split("; ")):
+            kind = re.sub(r"\d+(\.\d+)?", "#", doubt)  # a kind has other numbers in every row
+            first, count = entries.get(kind, (doubt, 0))
+            entries[kind] = first, count + 1
+    return [f"{count} of {len(benchmarks)} rows: {escaped(first)}" for first, count in entries.values()]
+
+
 def section(title: str, entries: list[str]) -> str:
     """Return a section with a bullet list, or nothing if the list is empty."""
     if not entries:
@@ -187,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     what_ran = ran(benchmarks, networks) + told_apart(load_rounds(options.benchmarks))
     text = section("What ran", what_ran) + section("What was found", found)
     text += section("What has no speed, and why", missing(benchmarks))
+    text += section("What may have held the machine back", held_back(benchmarks))
     with atomic_path(options.out) as partial:
         partial.write_text(text, encoding="utf-8")
 

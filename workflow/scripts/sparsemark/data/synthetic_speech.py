@@ -7,6 +7,7 @@ microphones, in noise. Splits share no voice.
 import ctypes
 import math
 import multiprocessing
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Speaker:
     """espeak-ng, loaded into this process.
 
     It keeps some state from one utterance to the next, so the same sound needs the same history: each voice speaks in
-    a fresh process.
+    a fresh process, which works in the folder of espeak-ng's data.
     """
 
     def __init__(self) -> None:
@@ -83,9 +84,10 @@ class Speaker:
 
         self._resample = soxr.resample
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-        self.rate = self._library.espeak_Initialize(
-            AUDIO_OUTPUT_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0
-        )
+        # It keeps the path of its data in 160 bytes and crashes on longer ones: a relative path is short.
+        data = Path(espeakng_loader.get_data_path())
+        os.chdir(data.parent)
+        self.rate = self._library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, data.name.encode(), 0)
         if self.rate <= 0:
             raise RuntimeError("espeak-ng did not start")
         # Some of its sounds have random parts.

@@ -7,7 +7,6 @@ Between its turns a `Group` of instances is stopped by the system, so that no th
 import ctypes
 import json
 import os
-import re
 import resource
 import selectors
 import signal
@@ -17,14 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from sparsemark.measuring.outcome import Outcome, from_exit, timed_out
+
 WORKER = Path(__file__).parents[2] / "engine_worker.py"
-#: The ends that a case can have, in the results.
-STATUSES = ("ok", "unsupported", "failed", "timeout", "out_of_memory")
-#: How engines word it when an allocation fails.
-OUT_OF_MEMORY = re.compile(r"bad_alloc|out of memory|cannot allocate memory|can't allocate memory|MemoryError", re.I)
 #: Thread counts, for every library that reads them before it is loaded.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -46,14 +42,6 @@ FOREIGN_VARIABLES = (
 )
 _SET_PARENT_DEATH_SIGNAL = 1
 _LIBC = ctypes.CDLL(None)
-
-
-@dataclass
-class Outcome:
-    """How a case ended: one of STATUSES, and why if it is not `ok`."""
-
-    status: str
-    reason: str = ""
 
 
 class Ended(Exception):
@@ -133,25 +121,14 @@ class Instance:
         return self.log.read().decode(errors="replace")
 
     def outcome(self, deadline: float) -> Outcome:
-        """Return how this worker ended; it has said so or has closed its output."""
+        """Return how this worker ended; it has said so or has closed its output. A timeout's reason is its step."""
         if self.end is not None:
-            # Engines break their messages into lines; a reason is one cell of a table.
-            status, reason = self.end["status"], " ".join(self.end["reason"].split())
-            if self.end.get("exception") and OUT_OF_MEMORY.search(reason):
-                status = "out_of_memory"
-            return Outcome(status, reason)
+            return Outcome(self.end["status"], self.end["reason"])
         try:
             code = self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            return Outcome("timeout", f"stopped during {self.step}")
-        text = self.log_text()
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        end = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-        reason = f"{end} during {self.step}" + (f": {lines[-1][:200]}" if lines else "")
-        # Nobody but the kernel sends SIGKILL here, and it does so when memory runs out.
-        if code == -signal.SIGKILL or OUT_OF_MEMORY.search(text):
-            return Outcome("out_of_memory", reason)
-        return Outcome("failed", reason)
+            return Outcome("timeout", self.step)
+        return from_exit(code, self.log_text(), self.step)
 
     def kill(self) -> None:
         """End the worker and every process that it started."""
@@ -266,7 +243,7 @@ class Group:
             self._read_until(done, deadline)
         except Ended as ended:
             if ended.outcome.status == "timeout":
-                ended.outcome.reason = f"not done within {self.timeout_s:g} s; {ended.outcome.reason}"
+                ended.outcome = timed_out(ended.outcome.reason, self.timeout_s)
             ended.outcome.reason = self.role + ended.outcome.reason
             for instance in self.instances:
                 sys.stderr.write(instance.log_text()[-4000:])
@@ -281,7 +258,7 @@ class Group:
                 events = selector.select(max(0.0, deadline - time.monotonic()))
                 if not events:
                     steps = sorted({key.data.step for key in selector.get_map().values()})
-                    raise Ended(Outcome("timeout", f"stopped during {', '.join(steps)}"))
+                    raise Ended(Outcome("timeout", ", ".join(steps)))
                 for key, _ in events:
                     instance = key.data
                     open_ended = instance.read_events()
