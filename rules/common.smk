@@ -11,6 +11,7 @@ from snakemake.utils import update_config
 
 from sparsemark import configuration, study
 from sparsemark.files import InputError, exclusive_lock
+from sparsemark.measuring import reference
 from sparsemark.study import fingerprint
 
 if workflow.modifier.skip_configfile:
@@ -27,6 +28,7 @@ except InputError as error:
 DATA = study.data_name(config)
 CASES = study.cases(config)
 NETWORKS = list(config["networks"])
+DENSE = study.dense_network(config)
 MEASURED_SEED = config["seeds"][0]
 # A benchmark takes every core that Snakemake may use, so nothing else runs beside it. The head of a cluster knows no such
 # number: profiles/slurm asks for whole nodes, and the job, which reads this anew, takes what Slurm counts on its node.
@@ -42,10 +44,9 @@ wildcard_constraints:
     network="|".join(NETWORKS),
     seed=r"\d+",
     precision="fp32|bf16|int8",
-    engine="|".join(config["engines"]),
+    engine="|".join(study.engines(config)),
     batch_size=r"\d+",
     cores="1|all",
-    round=r"\d+",
 
 
 held_by_this_process = ExitStack()
@@ -119,6 +120,18 @@ def model_files(wildcards):
     return [model] if made_by in ("train", "prune", "export_onnx") else [model, f"{model}.json"]
 
 
+def reference_model(batch_size="{batch_size}"):
+    """The model that the reference loads: every case takes turns with it."""
+    return study.model_path(
+        config,
+        engine=reference.ENGINE,
+        precision=reference.PRECISION,
+        network=DENSE,
+        seed=MEASURED_SEED,
+        batch_size=batch_size,
+    )
+
+
 def model_option(wildcards):
     files = model_files(wildcards)
     return f"--model {files[0]}" if files else ""
@@ -161,8 +174,7 @@ TRAINED_FILES = [
 def benchmark_files():
     return [
         f"results/benchmark/{DATA}/{case.network}/{case.precision}/{case.engine}/"
-        f"batch{case.batch_size}-cores{case.cores}/round{number}.json"
-        for number in range(1, config["measuring"]["rounds"] + 1)
+        f"batch{case.batch_size}-cores{case.cores}.json"
         for case in CASES
     ]
 
@@ -188,15 +200,9 @@ def metrics_files():
     return [trained(network, "metrics.json", seed) for network in NETWORKS for seed in study.seeds(config, network)]
 
 
-def round_priority(wildcards):
-    """Rounds one after the other, every case once in each, and all of them behind whatever is not a benchmark."""
-    return -int(wildcards.round)
-
-
 # Engines whose tools ablate_quantization.py and profile_operators.py know.
 ABLATED = [engine for engine in ("onnxruntime", "openvino", "deepsparse") if engine in config["engines"]]
 PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"]]
-DENSE = study.dense_network(config)
 
 
 def ablation_files():

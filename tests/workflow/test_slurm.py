@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_to_its_report(study):
 def test_jobs_of_a_killed_run_are_ended(study):
     states = [job["JobState"] for job in slurm_jobs("benchmark")]
     assert "CANCELLED" in states
-    assert states.count("COMPLETED") == len(list((study / "results/benchmark").rglob("round*.json")))
+    assert states.count("COMPLETED") == len(list((study / "results/benchmark").rglob("*.json")))
 
 
 def test_benchmarks_have_a_whole_node_of_the_kind_asked_for(study):
@@ -118,19 +118,12 @@ def test_benchmarks_have_a_whole_node_of_the_kind_asked_for(study):
         assert not [job["Comment"] for job in others if span(job)[0] < end and start < span(job)[1]]
 
 
-def test_rounds_run_one_after_the_other(study):
-    started = {}
-    for path in (study / "results/benchmark").rglob("round*.json"):
-        started.setdefault(path.stem, []).append(json.loads(path.read_text())["started_at"])
-    assert max(started["round1"]) < min(started["round2"])
-
-
 def test_other_jobs_share_a_node(study):
     assert {(job["NumCPUs"], job["OverSubscribe"]) for job in slurm_jobs("evaluate")} == {("1", "OK")}
 
 
 def test_all_cores_are_those_of_the_node(study):
-    [path, *_] = (study / "results/benchmark").rglob("batch1-coresall/round1.json")
+    [path] = (study / "results/benchmark").rglob("batch1-coresall.json")
     layouts = [row["layout"].split("x") for row in json.loads(path.read_text())["rows"]]
     cores = {cpu.core for cpu in read_cpus()}
     assert max(int(instances) * int(threads) for instances, threads in layouts) >= len(cores)

@@ -62,12 +62,14 @@ def main(arguments: list[str] | None = None) -> None:
         for engine, precision in kinds:
             own = select(cases, engine=engine, precision=precision)
             gain = ratio(select(own, network=network), select(own, network=dense))
-            row.append(times(gain.value) if gain else Cell("–", "quiet"))
+            told = gain and gain.is_told_from_one
+            row.append(Cell(times(gain.value) if gain else "–", "" if told else "quiet"))
         rows.append(row)
     note = (
         f"Accuracy on the test set of {data_title(networks)}; mean and range over seeds, FP32. Non-zero weights and "
         "remaining MACs count zero weights only, not zero activations. The columns of engines: throughput over that of "
-        f"the dense network at the same precision, whole processor, batch size {BATCH_SIZE}, median over rounds."
+        f"the dense network at the same precision, whole processor, batch size {BATCH_SIZE}; grey where it can't be "
+        "told from 1."
     )
     write_table(options.out, "Networks", note, header, rows, [name for name in header if name not in fixed[:2]])
 
