@@ -150,7 +150,10 @@ class Engine:
         return Team(program, chunks) if team else None
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """Return the output for the input x, of a model that has one of each: arrays of `input_shape` and `output_shape`.
+        """Return the output for the input x, of a model that has one of each.
+
+        Args:
+            x: of `input_shape`; the output is of `output_shape`.
 
         Raises:
             InvalidInputError: x is no array of the right type and shape, or holds a value that is not finite where

@@ -40,7 +40,10 @@ class OwnPart:
         self._makes = made & (read_later | set(plan.outputs.values()))
 
     def run(self, values: Values, workers: Workers | None) -> int:
-        """Add what the steps make to `values`; return 0, or 1 (2) if a value of the model's inputs (inside) is not finite.
+        """Add what the steps make to `values`.
+
+        Returns:
+            0; or 1 (2) if a value of the model's inputs (of an activation) is not finite.
 
         Args:
             workers: needed where there is more than one chunk.

@@ -463,7 +463,7 @@ def test_weights_come_from_the_models_folder_within_bounds(tmp_path: Path, locat
     (folder / "link.bin").symlink_to(tmp_path / "weights.bin")
     model = external_constant(location.format(folder=tmp_path), offset, length)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(InvalidModelError, match="not a valid ONNX model|is broken") as caught:
+    with pytest.raises(InvalidModelError, match=r"not a valid ONNX model|is broken") as caught:
         Engine.from_onnx(folder / "model.onnx")
     assert "\n" not in str(caught.value)
 
