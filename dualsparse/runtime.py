@@ -1,5 +1,6 @@
 """ONNX Runtime, which runs what the layers of this package don't cover, or don't make faster."""
 
+import ctypes
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -56,7 +57,10 @@ class Session:
             InvalidInputError: ONNX Runtime refuses the inputs, or fails on them.
         """
         if self._process != os.getpid():
-            self._open()  # a forked process has no threads but its own
+            # A forked process has no threads but its own, and the session that it came with would wait for them at its
+            # end: it has none.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+            self._open()
         try:
             return self._session.run(outputs, feeds)
         except Exception as error:  # as above

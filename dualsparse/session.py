@@ -61,6 +61,9 @@ class InferenceSession:
         """Return what runs inputs of these shapes."""
         if self._closed:
             raise InvalidInputError("the session is closed")
+        unknown = sorted(feeds.keys() - {value.name for value in self._file.inputs})
+        if unknown:
+            raise InvalidInputError(f"{self._file.name}: has no input {unknown[0]!r}")
         tensors = {value.name for value in self._file.inputs if value.type.HasField("tensor_type")}
         missing = sorted(tensors - feeds.keys())
         if missing:
