@@ -11,8 +11,9 @@ import numpy as np
 from dualsparse.graph import Graph, Node
 from dualsparse.operators import choose_columns
 
-#: Operators whose outputs are a selection of their inputs: values on a grid stay on it.
-SELECTIONS = ("View", "MaxPool", "onnx.TopK", "onnx.Slice", "onnx.Gather", "onnx.ReduceMin", "onnx.ReduceMax")
+#: Operators whose outputs are a selection of their inputs: values on a grid stay on it. A max-pool is none of them: a
+#: layer behind it looks for the grid there.
+SELECTIONS = ("View", "onnx.TopK", "onnx.Slice", "onnx.Gather", "onnx.ReduceMin", "onnx.ReduceMax")
 #: Operators that compare and move values. What they make of some numbers depends on the order of these alone.
 COMPARISONS = {"View", *(f"onnx.{name}" for name in ("TopK", "Slice", "Split", "Gather", "Concat", "Max", "Min"))}
 COMPARISONS |= {f"onnx.{name}" for name in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Cast")}

@@ -1,7 +1,7 @@
 """ONNX's own test suite (`onnx.backend.test`), run by dualsparse and by ONNX Runtime's backend.
 
-In full: `.envs/dualsparse/bin/python tests/dualsparse/onnx_backend.py` tells how many tests each passes, and names those
-that only one of them passes. Tests of large models download them, and are left out.
+In full: `.envs/dualsparse/bin/python tests/dualsparse/onnx_backend.py` tells how many tests each passes, and names
+those that only one of them passes. Tests of large models download them, and are left out.
 """
 
 import sys

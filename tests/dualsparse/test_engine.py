@@ -17,6 +17,8 @@ from dualsparse import Engine, InvalidInputError, reference
 from dualsparse.kernels.cpu import REQUIRED, host_features
 from dualsparse.parts import split
 
+SIGNED = onnxruntime.quantization.QuantType.QInt8
+
 
 def speech_network(column_gate: bool = False) -> ModelBuilder:
     """A small network with the layers of the study's: two convolutions with pools, a gate, two linear layers."""
@@ -80,6 +82,9 @@ def test_split_covers_every_sample_once(batch_size: int, threads: int):
         (False, {"op_types_to_quantize": ["Conv", "Gemm"], "extra_options": {"WeightSymmetric": True}}),
         # Given leave, the tool rounds the gate's energies to 8 bits, which makes ties: another network.
         (True, {"op_types_to_quantize": ["Conv", "Gemm", "MaxPool", "Relu"]}),
+        # Integers all the way: QLinearConv, QGemm, max-pools of bytes.
+        (False, {"quant_format": onnxruntime.quantization.QuantFormat.QOperator}),
+        (False, {"quant_format": onnxruntime.quantization.QuantFormat.QOperator, "activation_type": SIGNED}),
     ],
 )
 def test_files_of_onnxruntimes_quantiser(tmp_path: Path, column_gate: bool, tool_options: dict):

@@ -10,6 +10,7 @@ from onnx_models import ModelBuilder, assert_close, own_engine, random_input, ru
 
 from dualsparse import Engine, InvalidInputError, InvalidModelError, UnsupportedModelError
 from dualsparse.graph import Graph
+from dualsparse.layers import FloatLayer, IntegerLayer
 from dualsparse.onnx_file import load
 from dualsparse.onnx_import import import_onnx
 from dualsparse.patterns import recognise
@@ -284,6 +285,47 @@ def test_integers_that_would_overflow_run_in_float():
     builder.node("MatMul", builder.tensor, weight)
     builder.shape = (2,)
     assert Engine(plan(builder), 1, "portable").precision == "fp32"
+
+
+def integer_network(dynamic: bool, per_channel: bool) -> ModelBuilder:
+    """ConvInteger and MatMulInteger with what tools put around them."""
+    builder = ModelBuilder((3, 8, 8))
+    for kind, weight in (("Conv", builder.weights(4, 3, 3, 3)), ("MatMul", builder.weights(144, 5))):
+        axis = 0 if kind == "Conv" else 1
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        scale = np.abs(weight).max(axis=others if per_channel else None, keepdims=True) / np.float32(127)
+        integers = builder.constant(np.rint(weight / scale).astype(np.int8))
+        # ONNX Runtime knows one zero point per channel for matrices only.
+        zero_point = builder.constant(np.zeros(5 if per_channel and kind == "MatMul" else (), np.int8))
+        if dynamic:
+            x = builder.node("DynamicQuantizeLinear", outputs=3).tensor
+            x_scale, x_zero_point = f"{x}.1", f"{x}.2"
+        else:
+            x_scale, x_zero_point = builder.constant(np.float32(0.03)), builder.constant(np.uint8(120))
+            x = builder.node("QuantizeLinear", builder.tensor, x_scale, x_zero_point).tensor
+        shape = (-1, 1, 1) if kind == "Conv" else (-1,)
+        factor = builder.constant(scale.reshape(shape if per_channel else ()).astype(np.float32))
+        factor = builder.node("Mul", x_scale, factor).tensor
+        builder.node(f"{kind}Integer", x, integers, x_zero_point, zero_point).node("Cast", to=TensorProto.FLOAT)
+        builder.node("Mul", builder.tensor, factor)
+        if kind == "Conv":
+            builder.node("Add", builder.tensor, builder.constant(builder.weights(4, 1, 1))).node("Relu").node("Flatten")
+    builder.shape = (5,)
+    return builder
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_sums_of_integers_are_layers(dynamic: bool, per_channel: bool):
+    builder = integer_network(dynamic, per_channel)
+    made = plan(builder, 2)
+    layers = [layer for step in made.steps if isinstance(step, LayerStep) for layer in step.layers]
+    kind = FloatLayer if dynamic else IntegerLayer
+    assert [type(layer) for layer in layers] == [kind, kind]
+    if not dynamic:
+        assert steps(made) == [2]
+    x = random_input(builder, 2)
+    assert_close(Engine(made, 1, "portable").run(x), run_onnxruntime(builder.content(), x), tolerance=0.02)
 
 
 # --- patterns -------------------------------------------------------------------------------------------------------

@@ -318,7 +318,7 @@ def test_share_of_the_multiplications():
     assert "ONNX Runtime: 1 Gemm, 1 Sigmoid" in text
 
 
-# --- the command line ---------------------------------------------------------------------------------------------------
+# --- the command line -------------------------------------------------------------------------------------------------
 
 
 def test_command_line_explains_and_times(tmp_path: Path, capsys: pytest.CaptureFixture):
