@@ -117,7 +117,7 @@ def load(source: Path | str | bytes, name: str | None = None) -> OnnxFile:
 
 
 def _check(model: onnx.ModelProto, source: Path | bytes) -> None:
-    """Have ONNX's checker look at a model, and forgive one thing: inputs and outputs without any shape."""
+    """Have ONNX's checker look at a model, and forgive inputs and outputs without a shape, or with sizes of -1."""
     values = [*model.graph.input, *model.graph.output]
     tensors = [value.type.tensor_type for value in values if value.type.HasField("tensor_type")]
     shapeless = [tensor for tensor in tensors if not tensor.HasField("shape")]
@@ -128,6 +128,9 @@ def _check(model: onnx.ModelProto, source: Path | bytes) -> None:
     onnx.checker.check_model(str(source) if beside else model)
     for tensor in shapeless:
         tensor.ClearField("shape")
+    for dim in (dim for tensor in tensors for dim in tensor.shape.dim):
+        if dim.dim_value < 0:  # some exporters' way to leave a size open
+            dim.ClearField("dim_value")
 
 
 def first_line(error: BaseException) -> str:
