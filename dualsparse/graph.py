@@ -52,6 +52,12 @@ class Graph:
     #: Constants that are known only because the inputs' shapes are.
     shape_constants: set[str]
     aliases: dict[str, str]
+    _makers: dict[str, Node] = field(default_factory=dict)
+
+    def add(self, node: Node) -> None:
+        """Append a node."""
+        self.nodes.append(node)
+        self._makers.update(dict.fromkeys(node.outputs, node))
 
     def resolve(self, name: str) -> str:
         """Return the activation that `name` stands for."""
@@ -71,7 +77,7 @@ class Graph:
 
     def producer(self, tensor: str) -> Node | None:
         """Return the node that makes `tensor`; None for an input."""
-        return next((node for node in self.nodes if tensor in node.outputs), None)
+        return self._makers.get(tensor)
 
     def sole_consumer(self, tensor: str) -> Node | None:
         """Return the only reader of `tensor`; None if there are several or if `tensor` is an output of the graph."""

@@ -235,23 +235,19 @@ class _Importer:
         inputs = [self.graph.resolve(name) for name in reads]
         outputs = [name for name in node.output if name]
         shape = self.graph.shape(outputs[0]) if outputs else None
-        self.graph.nodes.append(
-            Node(node.name or node.op_type, f"onnx.{node.op_type}", inputs, outputs, node, {}, shape)
-        )
+        self.graph.add(Node(node.name or node.op_type, f"onnx.{node.op_type}", inputs, outputs, node, {}, shape))
 
     def _reads_integers(self, name: str) -> None:
         """Add the QuantizeLinear that made `name`, because somebody reads it other than to dequantise it."""
         pending = self.quantized.get(name)
         if pending is not None and pending.node not in self.graph.nodes:
-            self.graph.nodes.append(pending.node)
+            self.graph.add(pending.node)
 
     def _emit(self, node: onnx.NodeProto, op: str, inputs: list[str], **attributes: object) -> None:
         shape = self.graph.shape(node.output[0])
         if shape is None:
             raise _NotOurs
-        self.graph.nodes.append(
-            Node(node.name or node.output[0], op, inputs, [node.output[0]], node, attributes, shape)
-        )
+        self.graph.add(Node(node.name or node.output[0], op, inputs, [node.output[0]], node, attributes, shape))
 
     def _activation(self, name: str) -> tuple[str, tuple[int, ...]]:
         """Return the name and the shape of a float32 activation of a known shape."""

@@ -435,8 +435,9 @@ def _shapes(layer: Node, chain: _Chain) -> dict[str, object]:
 
 def _float_layer(layer: Node, chain: _Chain, shape: tuple[int, ...], active: float) -> FloatLayer:
     weight = layer.attributes["weight"]
-    scale = chain.scale.reshape(-1, *[1] * (weight.ndim - 1))
-    weight = np.ascontiguousarray((weight * scale).astype(np.float32))
+    if (chain.scale != 1).any():
+        weight = (weight * chain.scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
+    weight = np.ascontiguousarray(weight)
     bias = chain.shift.astype(np.float32)
     return FloatLayer(weight=weight, bias=bias, input_shape=shape, active=active, **_shapes(layer, chain))
 
