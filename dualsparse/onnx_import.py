@@ -25,6 +25,8 @@ from dualsparse.simplify import simplify
 OPSETS = range(7, 27)
 #: The largest array, in elements: a broken file must not exhaust the memory.
 LARGEST = 1 << 31
+#: The largest constant that is computed here, in elements.
+LARGEST_CONSTANT = 1 << 26
 #: Constants up to this many elements take part in shape inference.
 LARGEST_SHAPE = 1024
 #: Not to be computed once and for all, though they may read nothing but constants.
@@ -169,11 +171,14 @@ class _Importer:
             self._add_constant(node.output[0], np.array(part if node.op_type == "Shape" else prod(shape), np.int64))
             self.graph.shape_constants.add(node.output[0])
             return True
-        elements = [self.types[name].tensor_type.elem_type for name in node.output if name in self.types]
-        known = len(elements) == len(node.output) and all(element in FOLDED for element in elements)
         bodies = any(attribute.HasField("g") for attribute in node.attribute)
-        if reads or not known or bodies or node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
+        if reads or bodies or node.op_type in RANDOM or node.domain not in ("", "ai.onnx"):
             return False
+        for type_ in map(self.types.get, node.output):
+            element = type_.tensor_type.elem_type if type_ is not None else None
+            shape = static_shape(type_, element)
+            if element not in FOLDED or shape is None or prod(shape) > LARGEST_CONSTANT:
+                return False
         try:
             with np.errstate(all="ignore"):
                 if node.op_type in ("QuantizeLinear", "DequantizeLinear"):

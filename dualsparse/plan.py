@@ -128,13 +128,17 @@ def _divide(graph: Graph, own: list[LayerStep | OperatorStep]) -> Plan:
             parts.setdefault(levels[place], []).append(place)
         else:
             ready.setdefault(levels[place], []).append(item)
-    read = set(outputs.values()) | {name for group in ready.values() for step in group for name in step.inputs}
+    # By name, the parts that read a tensor; -1 stands for steps, and for whoever reads the outputs.
+    readers: dict[str, set[int]] = {name: {-1} for name in outputs.values()}
+    for place, item in needed.items():
+        is_node = isinstance(item, onnx.NodeProto)
+        for name in node_reads(item) if is_node else item.inputs:
+            readers.setdefault(name, set()).add(levels[place] if is_node else -1)
     result: list[LayerStep | OperatorStep | RuntimeStep] = []
     for level in range(max([*parts, *ready], default=-1) + 1):
         if level in parts:
-            others = (place for other, places in parts.items() if other != level for place in places)
-            wanted = read | {name for place in others for name in node_reads(file.nodes[place])}
-            part = _part(graph, file, parts[level], wanted)
+            made = [name for place in parts[level] for name in file.nodes[place].output if name]
+            part = _part(graph, file, parts[level], [name for name in made if readers.get(name, set()) - {level}])
             if part is None:
                 return whole(graph)
             result.append(part)
@@ -178,8 +182,8 @@ def whole(graph: Graph) -> Plan:
 LARGEST_PART = 1 << 30
 
 
-def _part(graph: Graph, file: _Nodes, places: list[int], wanted: set[str]) -> RuntimeStep | None:
-    """Make a model of some nodes, of which `wanted` is read elsewhere; None if ONNX can't say one."""
+def _part(graph: Graph, file: _Nodes, places: list[int], outputs: list[str]) -> RuntimeStep | None:
+    """Make a model of some nodes, of which `outputs` are read elsewhere; None if ONNX can't say one."""
     model, nodes = graph.model, [file.nodes[place] for place in places]
     made = {name for node in nodes for name in node.output if name}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -199,7 +203,6 @@ def _part(graph: Graph, file: _Nodes, places: list[int], wanted: set[str]) -> Ru
             waiting += [other for other in file.nodes[file.maker[name]].input if other]
         elif name not in inputs:
             inputs.append(name)
-    outputs = sorted(made & wanted)
     types = [graph.types.get(name) for name in [*inputs, *outputs]]
     unknown = any(type_ is None or not type_.ByteSize() for type_ in types)
     if unknown or sum(tensor.ByteSize() for tensor in constants.values()) > LARGEST_PART:

@@ -139,15 +139,18 @@ def test_error_in_a_worker_reaches_the_caller(float_file: Path, monkeypatch: pyt
         engine.run(x)
 
 
-def assert_threads_end(model: Path) -> None:
-    """Three threads work for an engine, two of them its own, which end with it."""
+def assert_threads_end(model: Path, close: bool = False) -> None:
+    """Three threads work for an engine, two of them its own, which end with it, or when it is closed."""
     before = set(threading.enumerate())
     engine = own_engine(model, 4, threads=3)
     engine.run(random_input(speech_network(), 4))
     workers = set(threading.enumerate()) - before
     assert len(workers) == 2
-    del engine
-    gc.collect()
+    if close:
+        engine.close()
+    else:
+        del engine
+        gc.collect()
     for worker in workers:
         worker.join(timeout=10)
     assert not any(worker.is_alive() for worker in workers)
@@ -232,8 +235,9 @@ def test_an_interrupted_call_leaves_a_team_as_it_was(team_files: list[Path], mon
     assert np.array_equal(engine.run(x), expected)
 
 
-def test_a_team_ends_with_its_engine(team_files: list[Path]):
-    assert_threads_end(team_files[0])
+@pytest.mark.parametrize("close", [False, True])
+def test_a_team_ends_with_its_engine(team_files: list[Path], close: bool):
+    assert_threads_end(team_files[0], close)
 
 
 def test_result_belongs_to_the_caller(float_file: Path):
