@@ -43,7 +43,7 @@ class LayerReport:
     kernel: str
     macs: int  # multiplications per sample of a dense layer
     remaining_macs: int  # those with non-zero weights, in computed columns; by events, of active inputs
-    estimated_us: float  # per sample, from remaining_macs and the kernel's usual rate
+    estimated_us: float  # per sample, mostly from remaining_macs and the kernel's usual rate
     measured_us: float | None  # per sample, on random inputs; None if the program can't be split
 
 
@@ -356,7 +356,7 @@ def _reports(step: LayerStep, program: Program, measure: bool) -> list[LayerRepo
     for index, layer in enumerate(step.layers):
         kernel = program.kernels[index]
         remaining = estimates.remaining_macs(step, index, kernel)
-        estimated = remaining / estimates.RATES.get(kernel, estimates.RATES["portable"])
+        estimated = estimates.own_us(step, index, kernel)
         measured = None if seconds[index] is None else seconds[index] * 1e6
         pattern = recognise(layer.weight, layer.input_shape)
         reports.append(

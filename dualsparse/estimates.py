@@ -1,7 +1,9 @@
 """What a layer is expected to take in our kernels and in ONNX Runtime, and who is to run it."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -19,18 +21,20 @@ RATES = {
     "events, vpdpbusd": 4e4,
     "unstructured, float32": 2.5e4,
     "unstructured, vpdpbusd": 1e5,
-    "portable": 5e3,
+    "portable": 1.2e4,
 }
+#: What the portable program takes besides, in µs: for each layer, and for each value that goes into or out of one.
+PORTABLE_LAYER, PORTABLE_VALUE = 15.0, 3e-3
 #: Multiplications per µs and thread in ONNX Runtime, zeros included.
-RUNTIME_RATES = {"fp32": 4e4, "int8": 5e4}
+RUNTIME_RATES = {"fp32": 4e4, "int8": 1.5e5}
 #: A linear layer of few samples waits for its weights, in ONNX Runtime and in the portable program.
-FEW_SAMPLES, FEW_SAMPLES_SHARE = 8, 0.4
-#: What it takes to hand values to ONNX Runtime and back, in µs.
-CROSSING = 12.0
+FEW_SAMPLES, FEW_SAMPLES_SHARE = 8, 0.3
+#: What it takes to hand values to ONNX Runtime and back, in µs; and for each value that goes into or out of a sequence.
+CROSSING, CROSSING_VALUE = 25.0, 1.2e-3
 #: A batch of this many float32 samples is expected to have a kernel of its own.
 FLOAT_BATCH = 4
 #: By how much ONNX Runtime has to be faster: estimates are rough, and a plan with fewer parts is the better one.
-MARGIN = 1.25
+MARGIN = 1.5
 
 
 def precision(layer: FloatLayer | IntegerLayer) -> str:
@@ -79,6 +83,21 @@ def expected_kernels(step: LayerStep, fast: bool) -> list[str]:
     return kernels
 
 
+def own_us(step: LayerStep, index: int, kernel: str) -> float:
+    """Return how many µs per sample and thread a layer of a sequence is expected to take here."""
+    layer = step.layers[index]
+    multiplying = remaining_macs(step, index, kernel) / RATES.get(kernel, RATES["portable"])
+    if kernel != "portable":
+        return multiplying
+    values = prod(layer.input_shape) + prod(layer.output_shape)
+    return multiplying / _waiting(step, layer) + PORTABLE_VALUE * values + PORTABLE_LAYER / step.samples
+
+
+def _waiting(step: LayerStep, layer: FloatLayer | IntegerLayer) -> float:
+    """Return the share of the usual rate that a layer reaches."""
+    return FEW_SAMPLES_SHARE if layer.kind == "linear" and step.samples < FEW_SAMPLES else 1.0
+
+
 def better_elsewhere(plan: Plan, kernels: Sequence[Sequence[str]], threads: int) -> set[str]:
     """Return the layers (by the outputs of their nodes) that ONNX Runtime is expected to run faster than we do.
 
@@ -89,38 +108,49 @@ def better_elsewhere(plan: Plan, kernels: Sequence[Sequence[str]], threads: int)
     steps = [step for step in plan.steps if isinstance(step, LayerStep)]
     parts = [step for step in plan.steps if isinstance(step, RuntimeStep)]
     for step, names in zip(steps, kernels, strict=True):
-        ours, theirs = [], []
+        costs = []
         for index, (layer, kernel) in enumerate(zip(step.layers, names, strict=True)):
-            waits = layer.kind == "linear" and step.samples < FEW_SAMPLES
-            rate = RATES.get(kernel, RATES["portable"]) * min(threads, step.samples)
-            rate *= FEW_SAMPLES_SHARE if waits and kernel == "portable" else 1
-            ours.append(step.samples * remaining_macs(step, index, kernel) / rate)
-            rate = RUNTIME_RATES[precision(layer)] * threads * (FEW_SAMPLES_SHARE if waits else 1)
-            theirs.append(MARGIN * step.samples * macs(layer) / rate)
+            ours = own_us(step, index, kernel) * step.samples / min(threads, step.samples)
+            theirs = MARGIN * macs(layer) / RUNTIME_RATES[precision(layer)] / _waiting(step, layer)
+            values = prod(layer.input_shape), prod(layer.output_shape)
+            enter, leave = (step.samples * CROSSING_VALUE * count for count in values)
+            costs.append(_Costs(ours, theirs * step.samples / threads, enter, leave))
         before = any(step.input in part.outputs for part in parts)
         after = any(step.output in part.inputs for part in parts)
-        choice = _cheapest(ours, theirs, before, after)
+        choice = _cheapest(costs, before, after)
         result |= {node for node, own in zip(step.nodes, choice, strict=True) if not own}
     return result
 
 
-def _cheapest(ours: list[float], theirs: list[float], before: bool, after: bool) -> list[bool]:
+class _Costs(NamedTuple):
+    """The µs that a layer takes here and in ONNX Runtime, and those to begin or end a sequence with it."""
+
+    ours: float
+    theirs: float
+    enter: float
+    leave: float
+
+
+def _cheapest(costs: list[_Costs], before: bool, after: bool) -> list[bool]:
     """Return who runs each layer of a sequence, True for us, so that the sum of times and crossings is the least.
 
     Args:
         before, after: whether ONNX Runtime has the values before the first layer, and needs those of the last.
     """
-    # By who runs the layer reached last: the least cost, and who ran all before.
-    best: dict[bool, tuple[float, list[bool]]] = {not before: (0.0, [])}
-    for costs in zip(theirs, ours, strict=True):
-        best = {
-            own: min(
-                ((cost + costs[own] + (CROSSING / 2 if last != own else 0), [*path, own]))
-                for last, (cost, path) in best.items()
-            )
-            for own in (False, True)
-        }
-    return min((cost + (CROSSING / 2 if own == after else 0), path) for own, (cost, path) in best.items())[1]
+    half = CROSSING / 2
+    # The least cost up to a layer that we (ONNX Runtime) run, and who ran those before.
+    own = (costs[0].ours + costs[0].enter + half * before, [True])
+    other = (costs[0].theirs + half * (not before), [False])
+    for last, layer in pairwise(costs):
+        stay, come = own[0], other[0] + half + layer.enter
+        remain, go = other[0], own[0] + half + last.leave
+        own, other = (
+            (min(stay, come) + layer.ours, [*(own if stay <= come else other)[1], True]),
+            (min(remain, go) + layer.theirs, [*(other if remain <= go else own)[1], False]),
+        )
+    own = (own[0] + costs[-1].leave + half * after, own[1])
+    other = (other[0] + half * (not after), other[1])
+    return min(own, other)[1]
 
 
 def node_macs(graph: Graph, node: onnx.NodeProto) -> int:
