@@ -42,11 +42,11 @@ class OwnPart:
     def run(self, values: Values, workers: Workers | None) -> int:
         """Add what the steps make to `values`.
 
-        Returns:
-            0; or 1 (2) if a value of the model's inputs (of an activation) is not finite.
-
         Args:
             workers: needed where there is more than one chunk.
+
+        Returns:
+            0; or 1 (2) if a value of the model's inputs (of an activation) is not finite.
         """
         sources = {name: np.ascontiguousarray(values[name]).reshape(self.samples, -1) for name in self._reads}
         results = {
