@@ -1,5 +1,7 @@
 """Threads that compute beside the caller: a `Team` where the whole network is one compiled program, else `Workers`.
 
+A process that is forked has none of its parent's threads: it starts its own when it first needs them.
+
 A batch takes a few hundred microseconds. `concurrent.futures` costs 10 µs more than `Workers`, and these cost 40 µs
 more than a `Team`: a thread has to be woken, and to get Python's lock from the caller, before it begins.
 """
@@ -18,6 +20,30 @@ import numpy as np
 from dualsparse.kernels import CompiledProgram
 from dualsparse.kernels.compilation import aligned
 from dualsparse.kernels.handover import SLOT_BYTES, post, wait
+
+
+class _Pool:
+    """Threads that are started when they are needed: at first, and once more in a process that was forked."""
+
+    def __init__(self) -> None:
+        self._forget()
+        _POOLS.add(self)
+
+    def _forget(self) -> None:
+        """Begin anew: without threads, and with a lock that no thread of another process holds."""
+        self._free, self._started = threading.Lock(), False
+
+
+_POOLS: "weakref.WeakSet[_Pool]" = weakref.WeakSet()
+
+
+def _forget_threads() -> None:
+    for pool in _POOLS:
+        pool._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 class Job:
@@ -45,18 +71,26 @@ class Job:
         return self._result
 
 
-class Workers:
+class Workers(_Pool):
     """A number of threads that take jobs from one queue; they end with this object."""
 
     def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+
+    def _start(self) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        for _ in range(count):
+        for _ in range(self._count):
             threading.Thread(target=_work, args=(self._jobs,), name="dualsparse", daemon=True).start()
-        weakref.finalize(self, _stop, self._jobs, count)
+        weakref.finalize(self, _stop, self._jobs, self._count)
+        self._started = True
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Job:
         """Have a worker call `function(*arguments)`."""
         job = Job(function, arguments)
+        with self._free:
+            if not self._started:
+                self._start()
         self._jobs.put(job)
         return job
 
@@ -85,32 +119,35 @@ class _Share:
     thread: threading.Thread
 
 
-class Team:
+class Team(_Pool):
     """Threads that wait for their share of a batch inside a compiled program, without Python's lock (Linux only).
 
     A thread looks out for its next share for about 0.1 ms, then sleeps. The threads end with this object.
     """
 
     def __init__(self, program: CompiledProgram, chunks: Sequence[tuple[int, int]]) -> None:
-        """Start a thread for every share of a batch but the first, which is the caller's.
+        """Have a thread for every share of a batch but the first, which is the caller's.
 
         Args:
             chunks: the samples of each share as (start, stop).
         """
+        super().__init__()
         self._program = program
-        (_, self._own), *others = chunks
-        slots = aligned(np.zeros(len(others) * SLOT_BYTES, np.uint8))
+        (_, self._own), *self._others = chunks
+
+    def _start(self) -> None:
+        slots = aligned(np.zeros(len(self._others) * SLOT_BYTES, np.uint8))
         slots.view(np.int64)[5 :: SLOT_BYTES // 8] = -1  # seen on no core yet
-        self._free = threading.Lock()
         self._shares = []
-        for number, (start, stop) in enumerate(others):
+        for number, (start, stop) in enumerate(self._others):
             slot, sleeper = slots.ctypes.data + number * SLOT_BYTES, queue.SimpleQueue()
             # As above, the thread doesn't know its `Team`. It holds the slots, so that they outlast its last look.
-            arguments = (sleeper, program.server(slot), slots)
+            arguments = (sleeper, self._program.server(slot), slots)
             thread = threading.Thread(target=_serve, args=arguments, name="dualsparse", daemon=True)
             thread.start()
             self._shares.append(_Share(slot, start, stop, sleeper, thread))
         weakref.finalize(self, _end, [share.sleeper for share in self._shares])
+        self._started = True
 
     def __call__(self, x: np.ndarray, out: np.ndarray) -> int:
         """Run a batch, as the program does. While another thread's call goes on, the caller computes alone."""
@@ -118,6 +155,8 @@ class Team:
             return self._program(x, out)
         posted, cores = [], set()
         try:
+            if not self._started:
+                self._start()
             for share in self._shares:
                 posted.append(share.slot)
                 asleep, core, own_core = post(share.slot, x, out, share.start, share.stop)

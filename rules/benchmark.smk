@@ -1,63 +1,98 @@
-# Measuring. Every benchmark job takes every core, so that none overlaps another or anything else, and the rounds run
-# one after the other with the engines interleaved. docs/measuring.md tells why.
+# Measuring. Every benchmark job takes every core, so that none overlaps another or anything else, and comes after the jobs
+# that are none. Each takes turns with the reference by itself: a new case is one job. docs/measuring.md tells why.
+REFERENCE_ENVIRONMENT = study.engine_class(reference.ENGINE).environment
+
+if CONDA:
+
+    # Only the environment of the case itself is activated for its job.
+    rule locate_reference:
+        output:
+            "results/locate_reference/python.txt",
+        log:
+            "logs/locate_reference.log",
+        conda:
+            f"../envs/{REFERENCE_ENVIRONMENT}.yaml"
+        message:
+            "Finding the interpreter of the reference"
+        shell:
+            "python -c 'import sys; print(sys.executable)' > {output} 2> {log}"
+
+
+def reference_environment():
+    return rules.locate_reference.output[0] if CONDA else environment(REFERENCE_ENVIRONMENT)
+
+
+def reference_python():
+    return f"$(cat {reference_environment()})" if CONDA else interpreter(REFERENCE_ENVIRONMENT)
 
 
 rule benchmark:
     input:
         model=model_files,
         features=f"results/extract_features/{DATA}/test.npz",
-        logits=lambda wildcards: trained(wildcards.network, "logits.npy", MEASURED_SEED),
-        environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources("benchmark", "engine_worker", f"engines/{wildcards.engine}"),
+        logits=measured_logits,
+        environment=environment(engine_environment),
+        reference_model=reference_model(),
+        reference_logits=trained(DENSE, "logits.npy", MEASURED_SEED),
+        reference_environment=reference_environment(),
+        base_model=reference_model(reference.BASE[0]),
     output:
-        "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}/round{round}.json",
+        "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}.json",
     log:
-        "logs/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}/round{round}.log",
-    priority: round_priority
+        "logs/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}.log",
+    priority: -1
     conda:
-        lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
+        conda_file
     threads: EVERY_CORE
     params:
-        python=lambda wildcards: python(engine_environment(wildcards.engine)),
-        environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
+        code=engine_code("benchmark", "engine_worker", beside=[reference.ENGINE]),
+        deploy=deploy(engine_environment, REFERENCE_ENVIRONMENT),
+        program=program("benchmark"),
+        python=interpreter(engine_environment),
+        environment=environment_status(engine_environment),
         model=model_option,
         seed=MEASURED_SEED,
+        reference_python=reference_python(),
         measuring=as_json(config["measuring"]),
     message:
-        "Round {wildcards.round}: {wildcards.engine}, {wildcards.network} {wildcards.precision}, "
+        "Measuring {wildcards.engine}, {wildcards.network} {wildcards.precision}, "
         "batch {wildcards.batch_size}, cores {wildcards.cores}"
     shell:
-        "python workflow/scripts/benchmark.py --engine {wildcards.engine} --python {params.python} "
-        "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
+        "{params.deploy} {params.program} --engine {wildcards.engine} --python {params.python} "
+        "{params.environment} {params.model} --features {input.features} --logits {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {params.seed} "
         "--precision {wildcards.precision} --batch-size {wildcards.batch_size} --cores {wildcards.cores} "
-        "--round {wildcards.round} --measure {params.measuring:q} --out {output} > {log} 2>&1"
+        "--max-cores {threads} --reference-python {params.reference_python} --reference-model {input.reference_model} "
+        "--reference-logits {input.reference_logits} --base-model {input.base_model} "
+        "--measure {params.measuring:q} --out {output} > {log} 2>&1"
 
 
 rule evaluate:
     input:
         model=model_files,
         features=f"results/extract_features/{DATA}/test.npz",
-        logits=lambda wildcards: trained(wildcards.network, "logits.npy", wildcards.seed),
-        environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources("evaluate", "engine_worker", f"engines/{wildcards.engine}"),
+        logits=reference_logits,
+        environment=environment(engine_environment),
     output:
         "results/evaluate/{data}/{network}/{precision}/{engine}/seed{seed}.json",
     log:
         "logs/evaluate/{data}/{network}/{precision}/{engine}/seed{seed}.log",
     conda:
-        lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
+        conda_file
     threads: 1
     params:
-        python=lambda wildcards: python(engine_environment(wildcards.engine)),
-        environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
+        code=engine_code("evaluate", "engine_worker"),
+        deploy=deploy(engine_environment),
+        program=program("evaluate"),
+        python=interpreter(engine_environment),
+        environment=environment_status(engine_environment),
         model=model_option,
         timeout=config["measuring"]["timeout_s"],
     message:
         "Accuracy of {wildcards.network} {wildcards.precision} in {wildcards.engine}, seed {wildcards.seed}"
     shell:
-        "python workflow/scripts/evaluate.py --engine {wildcards.engine} --python {params.python} "
-        "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
+        "{params.deploy} {params.program} --engine {wildcards.engine} --python {params.python} "
+        "{params.environment} {params.model} --features {input.features} --logits {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {wildcards.seed} "
         "--precision {wildcards.precision} --timeout-s {params.timeout} --out {output} > {log} 2>&1"
 
@@ -65,51 +100,58 @@ rule evaluate:
 rule collect_benchmarks:
     input:
         files=benchmark_files(),
-        code=sources("collect_benchmarks"),
-        schema="workflow/schemas/benchmarks.schema.yaml",
     output:
         "results/benchmarks.csv",
     log:
         "logs/collect_benchmarks.log",
+    localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        code=fingerprint("collect_benchmarks", files=("workflow/schemas/benchmarks.schema.yaml",)),
+        program=program("collect_benchmarks"),
     message:
         "Collecting every measured row"
     shell:
-        "python workflow/scripts/collect_benchmarks.py --out {output} {input.files} > {log} 2>&1"
+        "{params.program} --out {output} {input.files} > {log} 2>&1"
 
 
 rule collect_accuracies:
     input:
         files=evaluation_files(),
-        code=sources("collect_accuracies"),
     output:
         "results/accuracies.csv",
     log:
         "logs/collect_accuracies.log",
+    localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        code=fingerprint("collect_accuracies"),
+        program=program("collect_accuracies"),
     message:
         "Collecting the accuracy of every artefact"
     shell:
-        "python workflow/scripts/collect_accuracies.py --out {output} {input.files} > {log} 2>&1"
+        "{params.program} --out {output} {input.files} > {log} 2>&1"
 
 
 rule collect_networks:
     input:
         files=metrics_files(),
-        code=sources("collect_networks"),
-        schema="workflow/schemas/networks.schema.yaml",
     output:
         "results/networks.csv",
     log:
         "logs/collect_networks.log",
+    localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        code=fingerprint("collect_networks", files=("workflow/schemas/networks.schema.yaml",)),
+        program=program("collect_networks"),
     message:
         "Collecting the networks' metrics"
     shell:
-        "python workflow/scripts/collect_networks.py --out {output} {input.files} > {log} 2>&1"
+        "{params.program} --out {output} {input.files} > {log} 2>&1"
 
 
 rule ablate_quantization:
@@ -117,51 +159,54 @@ rule ablate_quantization:
         model=f"results/export_onnx/{{data}}/{{network}}/seed{MEASURED_SEED}/batch64.onnx",
         calibration="results/extract_features/{data}/calibration.npz",
         features="results/extract_features/{data}/test.npz",
-        environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources("ablate_quantization", "attempt", f"engines/{wildcards.engine}"),
+        environment=environment(engine_environment),
     output:
         table="results/ablate_quantization/{data}/{network}/{engine}.csv",
         status="results/ablate_quantization/{data}/{network}/{engine}.csv.json",
     log:
         "logs/ablate_quantization/{data}/{network}/{engine}.log",
     conda:
-        lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
+        conda_file
     threads: EVERY_CORE
     params:
-        python=lambda wildcards: python(engine_environment(wildcards.engine)),
-        environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
-        rounds=config["measuring"]["rounds"],
+        code=engine_code("ablate_quantization", "attempt"),
+        deploy=deploy(engine_environment),
+        attempt=program("attempt"),
+        program=program("ablate_quantization", engine_environment),
+        environment=environment_status(engine_environment),
     message:
         "What quantising more or less does in {wildcards.engine}"
     shell:
-        "python workflow/scripts/attempt.py {params.environment} --model {output.table} --status {output.status} -- "
-        "{params.python} workflow/scripts/ablate_quantization.py --engine {wildcards.engine} --model {input.model} "
+        "{params.deploy} {params.attempt} {params.environment} --model {output.table} --status {output.status} -- "
+        "{params.program} --engine {wildcards.engine} --model {input.model} "
         "--calibration {input.calibration} --features {input.features} --network {wildcards.network} "
-        "--rounds {params.rounds} --out {output.table} > {log} 2>&1"
+        "--out {output.table} > {log} 2>&1"
 
 
 rule profile_operators:
     input:
         model=model_files,
         features="results/extract_features/{data}/test.npz",
-        environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
-        code=lambda wildcards: sources("profile_operators", "attempt", f"engines/{wildcards.engine}"),
+        environment=environment(engine_environment),
     output:
         table="results/profile_operators/{data}/{network}/{precision}/{engine}.csv",
         status="results/profile_operators/{data}/{network}/{precision}/{engine}.csv.json",
     log:
         "logs/profile_operators/{data}/{network}/{precision}/{engine}.log",
     conda:
-        lambda wildcards: f"../envs/{engine_environment(wildcards.engine)}.yaml"
+        conda_file
     threads: EVERY_CORE
     params:
-        python=lambda wildcards: python(engine_environment(wildcards.engine)),
-        environment=lambda wildcards: environment_option(engine_environment(wildcards.engine)),
+        code=engine_code("profile_operators", "attempt"),
+        deploy=deploy(engine_environment),
+        attempt=program("attempt"),
+        program=program("profile_operators", engine_environment),
+        environment=environment_status(engine_environment),
         model=model_option,
     message:
         "Time per operator of {wildcards.network} {wildcards.precision} in {wildcards.engine}"
     shell:
-        "python workflow/scripts/attempt.py {params.environment} --model {output.table} --status {output.status} -- "
-        "{params.python} workflow/scripts/profile_operators.py --engine {wildcards.engine} {params.model} "
+        "{params.deploy} {params.attempt} {params.environment} --model {output.table} --status {output.status} -- "
+        "{params.program} --engine {wildcards.engine} {params.model} "
         "--features {input.features} --network {wildcards.network} --precision {wildcards.precision} "
         "--batch-size 64 --out {output.table} > {log} 2>&1"

@@ -1,36 +1,42 @@
-# What the other rules files share. What needs no Snakemake is in workflow/scripts/study.py, where it is tested.
-import fcntl
+# What the other rules files share. What needs no Snakemake is in workflow/scripts/sparsemark/study.py, where it is tested.
 import json
 import os
-import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import yaml
+from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
-from snakemake.settings.types import DeploymentMethod
+from snakemake.utils import update_config
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
+from sparsemark import configuration, study
+from sparsemark.files import InputError, exclusive_lock
+from sparsemark.measuring import reference
+from sparsemark.study import fingerprint
 
-import study
-from files import InputError
-from study import sources
-
+if workflow.modifier.skip_configfile:
+    # A workflow that uses this one as a module: its configuration is an overlay, too.
+    overlay, config = config, load_configfile(study.ROOT / "config.yaml")
+    update_config(config, overlay)
 # Overlays given on the command line come first in Snakemake's list.
-overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != Path("config.yaml").resolve()]
+overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != study.ROOT / "config.yaml"]
 try:
-    study.validate(config, " + ".join(["config.yaml", *overlays]))
+    config = configuration.resolve(config, " + ".join(["config.yaml", *overlays]))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
 DATA = study.data_name(config)
 CASES = study.cases(config)
 NETWORKS = list(config["networks"])
+DENSE = study.dense_network(config)
 MEASURED_SEED = config["seeds"][0]
-CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-if not CONDA:
-    # A job's `python` is the one that runs Snakemake, whether or not its environment is activated.
-    shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
-# A benchmark takes every core that Snakemake may use, so nothing else runs beside it.
-EVERY_CORE = workflow.cores if isinstance(workflow.cores, int) else os.cpu_count()
+# A benchmark takes every core that Snakemake may use, so nothing else runs beside it. The head of a cluster knows no such
+# number: profiles/slurm asks for whole nodes, and the job, which reads this anew, takes what Slurm counts on its node.
+EVERY_CORE = workflow.resource_settings.cores or 1
+if workflow.remote_exec:
+    EVERY_CORE = int(os.environ.get("SLURM_CPUS_ON_NODE", EVERY_CORE))
+# For a cluster: the largest data set has 106,000 clips of 32 kB, which a job may hold twice, beside PyTorch.
+DATA_MB = 8000
 
 
 wildcard_constraints:
@@ -38,39 +44,21 @@ wildcard_constraints:
     network="|".join(NETWORKS),
     seed=r"\d+",
     precision="fp32|bf16|int8",
-    engine="|".join(config["engines"]),
+    engine="|".join(study.engines(config)),
     batch_size=r"\d+",
     cores="1|all",
-    round=r"\d+",
+
+
+held_by_this_process = ExitStack()
 
 
 def lock_study():
-    """Let one run at a time change this folder. The system drops the lock with its process, however that ends."""
-    global study_lock
+    """Let one run at a time change this folder."""
     Path(".snakemake").mkdir(exist_ok=True)
-    study_lock = open(".snakemake/study.lock", "w")
     try:
-        fcntl.flock(study_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        held_by_this_process.enter_context(exclusive_lock(Path(".snakemake/study.lock")))
+    except BlockingIOError:
         raise WorkflowError("another run of the study is at work in this folder; wait for it, or end it") from None
-
-
-def environment(name):
-    """The input that makes a job wait for its environment; conda's are deployed by Snakemake itself."""
-    return [] if CONDA else f"{study.environment_prefix(name)}/deployed.json"
-
-
-def environment_option(name):
-    return "" if CONDA else f"--environment-status {environment(name)}"
-
-
-def python(name):
-    """The interpreter of an environment: conda's is activated for the job, pip's has a folder."""
-    return "python" if CONDA else f"{study.environment_prefix(name)}/bin/python"
-
-
-def engine_environment(engine):
-    return study.engine_class(engine).environment
 
 
 def trained(network, file, seed="{seed}"):
@@ -84,6 +72,28 @@ def teacher_model(wildcards):
     return trained(teacher, "model.pt", wildcards.seed) if teacher else []
 
 
+def teacher_option(wildcards, input):
+    return f"--teacher {input.teacher}" if input.teacher else ""
+
+
+def start_model(wildcards):
+    """The trained network that a network is pruned from."""
+    return trained(config["networks"][wildcards.network]["start"], "model.pt", wildcards.seed)
+
+
+def training_spec(wildcards):
+    return as_json(study.training_spec(config, wildcards.network))
+
+
+def reference_logits(wildcards):
+    """What the trained network itself answers to the test clips."""
+    return trained(wildcards.network, "logits.npy", wildcards.seed)
+
+
+def measured_logits(wildcards):
+    return trained(wildcards.network, "logits.npy", MEASURED_SEED)
+
+
 def from_checkpoint(wildcards):
     """The trained network itself, for tools that do not read ONNX."""
     return trained(wildcards.network, "model.pt", wildcards.seed)
@@ -92,6 +102,11 @@ def from_checkpoint(wildcards):
 def as_json(value):
     """A setting as an argument. Keys are sorted: their order in a file is no reason to run a job again."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
+
+
+def config_in_order(wildcards, output):
+    """The configuration as an argument, its keys in the order of the files."""
+    return json.dumps(config)
 
 
 def model_files(wildcards):
@@ -110,14 +125,21 @@ def model_files(wildcards):
     return [model] if made_by in ("train", "prune", "export_onnx") else [model, f"{model}.json"]
 
 
+def reference_model(batch_size="{batch_size}"):
+    """The model that the reference loads: every case takes turns with it."""
+    return study.model_path(
+        config,
+        engine=reference.ENGINE,
+        precision=reference.PRECISION,
+        network=DENSE,
+        seed=MEASURED_SEED,
+        batch_size=batch_size,
+    )
+
+
 def model_option(wildcards):
     files = model_files(wildcards)
     return f"--model {files[0]}" if files else ""
-
-
-def captions():
-    """Every text of the report; a changed one makes the report again, and nothing else."""
-    return sorted(str(path) for path in Path(workflow.basedir, "report").glob("*.rst"))
 
 
 def archives(wildcards):
@@ -125,19 +147,24 @@ def archives(wildcards):
     return [f"data/download_dataset/{wildcards.dataset}/{part}.tar.gz" for part in ("train", "test") if part in entry]
 
 
-def archive_options(paths):
-    return " ".join(f"--{option} {path}" for option, path in zip(("archive", "test-archive"), paths))
+def archive_options(wildcards, input):
+    return " ".join(f"--{option} {path}" for option, path in zip(("archive", "test-archive"), input.archives))
 
 
-def sha256_option(dataset, part):
-    archive = config["datasets"][dataset][part]
+def sha256_option(wildcards):
+    archive = config["datasets"][wildcards.dataset][wildcards.part]
     return f"--sha256 {archive['sha256']}" if "sha256" in archive else ""
 
 
-def dataset_settings(dataset):
-    entry = config["datasets"][dataset]
+def class_words(wildcards):
+    """The words of a class set, without `unknown` and `silence`."""
+    return config["class_sets"][wildcards.class_set]
+
+
+def dataset_settings(wildcards):
+    entry = config["datasets"][wildcards.dataset]
     described = {key: entry[key] for key in ("title", "notes") if key in entry}
-    return {**entry.get("settings", {}), **described}
+    return as_json({**entry.get("settings", {}), **described})
 
 
 TRAINED_FILES = [
@@ -152,8 +179,7 @@ TRAINED_FILES = [
 def benchmark_files():
     return [
         f"results/benchmark/{DATA}/{case.network}/{case.precision}/{case.engine}/"
-        f"batch{case.batch_size}-cores{case.cores}/round{number}.json"
-        for number in range(1, config["measuring"]["rounds"] + 1)
+        f"batch{case.batch_size}-cores{case.cores}.json"
         for case in CASES
     ]
 
@@ -179,28 +205,9 @@ def metrics_files():
     return [trained(network, "metrics.json", seed) for network in NETWORKS for seed in study.seeds(config, network)]
 
 
-def round_priority(wildcards):
-    """Rounds one after the other, every case once in each, and all of them behind whatever is not a benchmark."""
-    return -int(wildcards.round)
-
-
-def page_file(page):
-    """Figures are drawn, tables are written."""
-    return f"results/figures/{page}.svg" if page.startswith("plot_") else f"results/tables/{page}.html"
-
-
-def table_options(tables):
-    """The options of a page's script: each table's name and its files."""
-    files = {table: TABLES[table] for table in tables}
-    return " ".join(
-        f"--{table} {' '.join([found] if isinstance(found, str) else found)}" for table, found in files.items()
-    )
-
-
 # Engines whose tools ablate_quantization.py and profile_operators.py know.
 ABLATED = [engine for engine in ("onnxruntime", "openvino", "deepsparse") if engine in config["engines"]]
 PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"]]
-DENSE = next((name for name, spec in config["networks"].items() if not spec), NETWORKS[0])
 
 
 def ablation_files():
@@ -215,3 +222,62 @@ def profile_files():
         for precision in ("fp32", "int8")
         if precision in study.engine_class(engine).models
     ]
+
+
+def options_of_tool(pattern):
+    """The options of a preparation's script, as a parameter."""
+
+    def options(wildcards, input):
+        return pattern.format(input=input, wildcards=wildcards)
+
+    return options
+
+
+# What pages are made from: the study's own tables, and one of the workflow's.
+TABLES = {
+    "benchmarks": "results/benchmarks.csv",
+    "networks": "results/networks.csv",
+    "accuracies": "results/accuracies.csv",
+    "claims": "results/claims.csv",
+    "config": "results/config.yaml",
+    "ablation": ablation_files(),
+    "profile": profile_files(),
+}
+PUBLISHED = "resources/fpga.csv"
+PAGES = yaml.safe_load((study.ROOT / "report/pages.yaml").read_text(encoding="utf-8"))
+
+
+def page_file(page):
+    """Figures are drawn, tables are written."""
+    return f"results/figures/{page}.svg" if page.startswith("plot_") else f"results/tables/{page}.html"
+
+
+def page_tables(page):
+    """The files of the study that a page is made from."""
+    return [TABLES[table] for table in PAGES[page]["tables"] if table != "published"]
+
+
+def page_code(page):
+    return fingerprint(page, files=(PUBLISHED,) if "published" in PAGES[page]["tables"] else ())
+
+
+def page_options(page):
+    """The options of a page's program, each table's name and its files, as a parameter."""
+
+    def options(wildcards, output):
+        files = TABLES | {"published": here(study.ROOT / PUBLISHED)}
+        return " ".join(
+            f"--{table} {files[table] if isinstance(files[table], str) else ' '.join(files[table])}"
+            for table in PAGES[page]["tables"]
+        )
+
+    return options
+
+
+def report_files():
+    """What the report is made from beside the results: its texts and its style."""
+    return tuple(str(path.relative_to(study.ROOT)) for path in sorted((study.ROOT / "report").iterdir()))
+
+
+def deployment(wildcards, output):
+    return "--sdm conda" if CONDA else ""

@@ -3,11 +3,10 @@
 
 rule export_onnx:
     input:
-        model=lambda wildcards: trained(wildcards.network, "model.pt", wildcards.seed),
-        logits=lambda wildcards: trained(wildcards.network, "logits.npy", wildcards.seed),
+        model=from_checkpoint,
+        logits=reference_logits,
         features=f"results/extract_features/{DATA}/test.npz",
         environment=environment("train"),
-        code=sources("export_onnx"),
     output:
         "results/export_onnx/{data}/{network}/seed{seed}/batch{batch_size}.onnx",
     log:
@@ -15,9 +14,11 @@ rule export_onnx:
     conda:
         "../envs/train.yaml"
     params:
-        python=python("train"),
+        code=fingerprint("export_onnx"),
+        deploy=deploy("train"),
+        program=program("export_onnx", "train"),
     message:
         "Exporting {wildcards.network}, batch {wildcards.batch_size}"
     shell:
-        "{params.python} workflow/scripts/export_onnx.py --model {input.model} --batch-size {wildcards.batch_size} "
+        "{params.deploy} {params.program} --model {input.model} --batch-size {wildcards.batch_size} "
         "--features {input.features} --logits {input.logits} --out {output} > {log} 2>&1"

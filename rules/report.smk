@@ -1,108 +1,8 @@
 # Figures, tables and the report. Nothing here is an input of a measurement: captions, colours and tables change
-# without anything being measured again.
-#
-# A figure's name is the name of its rule, of its script in workflow/scripts/ and of its caption in report/.
+# without anything being measured again. The pages are listed in report/pages.yaml.
 
-TABLES = {
-    "benchmarks": "results/benchmarks.csv",
-    "networks": "results/networks.csv",
-    "accuracies": "results/accuracies.csv",
-    "claims": "results/claims.csv",
-    "config": "results/config.yaml",
-    "published": "resources/fpga.csv",
-    "ablation": ablation_files(),
-    "profile": profile_files(),
-}
-# Snakemake sorts the sections of a report by name, hence their numbers.
-# Name: the section of the report, the label there, and the tables it is made from, which are its options, too.
-PAGES = {
-    "plot_dense_batch1": (
-        "1 Dense network",
-        "Figure 1a: batch size 1",
-        ["benchmarks", "networks"],
-    ),
-    "plot_dense_batch64": (
-        "1 Dense network",
-        "Figure 1b: batch size 64",
-        ["benchmarks", "networks"],
-    ),
-    "plot_batch_gain": (
-        "1 Dense network",
-        "Figure 2: gain of batch size 64",
-        ["benchmarks", "networks"],
-    ),
-    "plot_dense_int8": (
-        "2 Quantised network",
-        "Figure 3: dense INT8",
-        ["benchmarks", "networks", "published"],
-    ),
-    "plot_quantization": (
-        "2 Quantised network",
-        "What is quantised",
-        ["benchmarks", "ablation"],
-    ),
-    "plot_operator_time": (
-        "2 Quantised network",
-        "Time per operator",
-        ["benchmarks", "profile"],
-    ),
-    "tabulate_quantization": (
-        "2 Quantised network",
-        "What is quantised: table",
-        ["benchmarks", "ablation"],
-    ),
-    "tabulate_operator_time": (
-        "2 Quantised network",
-        "Time per operator: table",
-        ["benchmarks", "profile"],
-    ),
-    "plot_sparse_throughput": (
-        "3 Sparse networks",
-        "Figure 4: sparse throughput",
-        ["benchmarks", "networks", "published", "accuracies"],
-    ),
-    "plot_sparse_gain": (
-        "3 Sparse networks",
-        "Figure 5: gain of sparsity",
-        ["benchmarks", "networks", "published"],
-    ),
-    "plot_accuracy_sparsity": (
-        "3 Sparse networks",
-        "Accuracy against sparsity",
-        ["networks", "config"],
-    ),
-    "plot_throughput_sparsity": (
-        "3 Sparse networks",
-        "Throughput against sparsity",
-        ["benchmarks", "networks", "config"],
-    ),
-    "plot_pareto": (
-        "3 Sparse networks",
-        "Accuracy against throughput",
-        ["benchmarks", "networks", "accuracies"],
-    ),
-    "plot_dualsparse_gain": (
-        "4 dualsparse",
-        "How its gain splits",
-        ["benchmarks", "networks", "config", "accuracies"],
-    ),
-    "tabulate_dualsparse": (
-        "4 dualsparse",
-        "Against the other engines",
-        ["benchmarks", "networks", "accuracies"],
-    ),
-    "tabulate_claims": ("5 Claims", "The study's claims", ["claims"]),
-    "tabulate_networks": ("6 Tables", "Networks", ["benchmarks", "networks", "config"]),
-    "tabulate_accuracies": ("6 Tables", "Accuracies", ["networks", "accuracies"]),
-    "tabulate_engines": ("6 Tables", "Engines: what really ran", ["benchmarks"]),
-    "tabulate_benchmarks": (
-        "6 Tables",
-        "Every measurement",
-        ["benchmarks", "networks", "accuracies"],
-    ),
-}
-# What a complete study leaves.
-RESULTS = [
+# What a complete study leaves, but for the table of how long that took.
+STUDY = [
     "results/config.yaml",
     "results/networks.csv",
     "results/accuracies.csv",
@@ -111,23 +11,27 @@ RESULTS = [
     "results/summary.rst",
     *map(page_file, PAGES),
 ]
+RESULTS = [*STUDY, page_file("tabulate_time")]
 
 
 rule resolve_config:
-    input:
-        code=sources("resolve_config"),
     output:
         "results/config.yaml",
     log:
         "logs/resolve_config.log",
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:
-        config=json.dumps(config),
+        code=fingerprint("resolve_config"),
+        program=program("resolve_config"),
+        # Compared is what it says. Its order differs between an overlay and a module, and is no reason to run again.
+        content=as_json(config),
+        config=config_in_order,
     message:
         "Keeping the configuration beside the results"
     shell:
-        "python workflow/scripts/resolve_config.py --config {params.config:q} --out {output} > {log} 2>&1"
+        "{params.program} --config {params.config:q} --out {output} > {log} 2>&1"
 
 
 rule check_claims:
@@ -136,20 +40,23 @@ rule check_claims:
         networks="results/networks.csv",
         accuracies="results/accuracies.csv",
         config="results/config.yaml",
-        published="resources/fpga.csv",
         ablation=ablation_files(),
-        code=sources("check_claims"),
     output:
         "results/claims.csv",
     log:
         "logs/check_claims.log",
+    localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        code=fingerprint("check_claims", files=(PUBLISHED,)),
+        program=program("check_claims"),
+        published=resource(PUBLISHED),
     message:
         "Checking the study's claims"
     shell:
-        "python workflow/scripts/check_claims.py --benchmarks {input.benchmarks} --networks {input.networks} "
-        "--accuracies {input.accuracies} --config {input.config} --published {input.published} "
+        "{params.program} --benchmarks {input.benchmarks} --networks {input.networks} "
+        "--accuracies {input.accuracies} --config {input.config} --published {params.published} "
         "--ablation {input.ablation} --out {output} > {log} 2>&1"
 
 
@@ -159,59 +66,96 @@ rule summarize_study:
         networks="results/networks.csv",
         accuracies="results/accuracies.csv",
         claims="results/claims.csv",
-        code=sources("summarize_study"),
     output:
         "results/summary.rst",
     log:
         "logs/summarize_study.log",
+    localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        code=fingerprint("summarize_study"),
+        program=program("summarize_study"),
     message:
         "Summarising what was found"
     shell:
-        "python workflow/scripts/summarize_study.py --benchmarks {input.benchmarks} --networks {input.networks} "
+        "{params.program} --benchmarks {input.benchmarks} --networks {input.networks} "
         "--accuracies {input.accuracies} --claims {input.claims} --out {output} > {log} 2>&1"
 
 
-for page, (section, label, tables) in PAGES.items():
+for page, entry in PAGES.items():
 
     rule:
         name:
             page
         input:
-            tables=[TABLES[table] for table in tables],
-            code=sources(page),
+            page_tables(page),
         output:
             report(
                 page_file(page),
                 caption=f"../report/{page}.rst",
-                category=section,
-                labels={"page": label},
+                category=entry["section"],
+                labels={"page": entry["label"]},
             ),
         log:
             f"logs/{page}.log",
+        localrule: True
         conda:
             "../envs/workflow.yaml"
         params:
-            # Bound here, because a shell command is put together when its job runs, after the loop.
-            script=lambda wildcards, page=page: f"workflow/scripts/{page}.py",
-            options=table_options(tables),
+            code=page_code(page),
+            program=program(page),
+            options=page_options(page),
+        message:
+            f"Page {page}"
         shell:
-            "python {params.script} {params.options} --out {output} > {log} 2>&1"
+            "{params.program} {params.options} --out {output} > {log} 2>&1"
+
+
+rule tabulate_time:
+    input:
+        STUDY,
+        benchmarks="results/benchmarks.csv",
+    output:
+        report(
+            page_file("tabulate_time"),
+            caption="../report/tabulate_time.rst",
+            category="7 How it was measured",
+            labels={"page": "Where the time went"},
+        ),
+    log:
+        "logs/tabulate_time.log",
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        code=fingerprint("tabulate_time"),
+        program=program("tabulate_time"),
+    message:
+        "Where the time went"
+    shell:
+        "{params.program} --metadata .snakemake/metadata --benchmarks {input.benchmarks} --out {output} > {log} 2>&1"
 
 
 rule report:
     input:
         RESULTS,
-        captions=captions(),
-        style="report/report.css",
     output:
         "results/report.html",
     log:
         "logs/report.log",
+    localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        code=fingerprint(files=report_files()),
+        python=python_of_snakemake,
+        snakefile=resource("Snakefile"),
+        style=resource("report/report.css"),
+        deployment=deployment,
     message:
         "Writing {output}"
     shell:
-        "snakemake --report {output} --report-stylesheet {input.style} --configfile results/config.yaml > {log} 2>&1"
+        "{params.python} -m snakemake --snakefile {params.snakefile} --report {output} "
+        "--report-stylesheet {params.style} --configfile results/config.yaml --replace-workflow-config --nolock "
+        "{params.deployment} > {log} 2>&1"

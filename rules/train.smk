@@ -7,7 +7,6 @@ rule train:
         features=f"results/extract_features/{DATA}/test.npz",
         teacher=teacher_model,
         environment=environment("train"),
-        code=sources("train"),
     output:
         expand(
             "results/train/{{data}}/{{network}}/seed{{seed}}/{file}",
@@ -18,18 +17,22 @@ rule train:
     conda:
         "../envs/train.yaml"
     threads: 8
+    resources:
+        mem_mb=DATA_MB,
     params:
-        python=python("train"),
-        data=lambda wildcards, input: os.path.dirname(input.data),
-        features=lambda wildcards, input: os.path.dirname(input.features),
-        folder=lambda wildcards, output: os.path.dirname(output[0]),
-        spec=lambda wildcards: as_json(study.training_spec(config, wildcards.network)),
+        code=fingerprint("train"),
+        deploy=deploy("train"),
+        program=program("train", "train"),
+        data=subpath(input.data, parent=True),
+        features=subpath(input.features, parent=True),
+        folder=subpath(output[0], parent=True),
+        spec=training_spec,
         training=as_json(config["training"]),
-        teacher=lambda wildcards, input: f"--teacher {input.teacher}" if input.teacher else "",
+        teacher=teacher_option,
     message:
         "Training {wildcards.network}, seed {wildcards.seed}"
     shell:
-        "{params.python} workflow/scripts/train.py --data {params.data} --features {params.features} "
+        "{params.deploy} {params.program} --data {params.data} --features {params.features} "
         "--network {wildcards.network} --spec {params.spec:q} --training {params.training:q} {params.teacher} "
         "--seed {wildcards.seed} --threads {threads} --out {params.folder} 2>&1 | tee {log}"
 
@@ -38,10 +41,9 @@ rule prune:
     input:
         data=f"results/prepare_dataset/{DATA}/dataset.json",
         features=f"results/extract_features/{DATA}/test.npz",
-        start=lambda wildcards: trained(config["networks"][wildcards.network]["start"], "model.pt", wildcards.seed),
+        start=start_model,
         teacher=teacher_model,
         environment=environment("train"),
-        code=sources("prune"),
     output:
         expand(
             "results/prune/{{data}}/{{network}}/seed{{seed}}/{file}",
@@ -52,16 +54,20 @@ rule prune:
     conda:
         "../envs/train.yaml"
     threads: 8
+    resources:
+        mem_mb=DATA_MB,
     params:
-        python=python("train"),
-        data=lambda wildcards, input: os.path.dirname(input.data),
-        features=lambda wildcards, input: os.path.dirname(input.features),
-        folder=lambda wildcards, output: os.path.dirname(output[0]),
-        spec=lambda wildcards: as_json(study.training_spec(config, wildcards.network)),
+        code=fingerprint("prune"),
+        deploy=deploy("train"),
+        program=program("prune", "train"),
+        data=subpath(input.data, parent=True),
+        features=subpath(input.features, parent=True),
+        folder=subpath(output[0], parent=True),
+        spec=training_spec,
         training=as_json(config["training"]),
     message:
         "Pruning {wildcards.network}, seed {wildcards.seed}"
     shell:
-        "{params.python} workflow/scripts/prune.py --data {params.data} --features {params.features} "
+        "{params.deploy} {params.program} --data {params.data} --features {params.features} "
         "--network {wildcards.network} --spec {params.spec:q} --training {params.training:q} "
         "--start {input.start} --teacher {input.teacher} --seed {wildcards.seed} --threads {threads} --out {params.folder} 2>&1 | tee {log}"

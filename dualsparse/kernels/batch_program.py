@@ -27,6 +27,8 @@ from .weight_layout import CACHE_LINE, cover, quad_weights, round_up
 GROUPS = 2
 #: Sums of a linear layer that are computed together, because an addition has to wait for the one before.
 LINEAR_OUTPUTS = 4
+#: Bytes per cycle from the second-level cache.
+SECOND_LEVEL_SPEED = 32
 #: Bytes of a tile's input that are worked on at a time; the first-level cache also holds sums and weights.
 SPLIT_BYTES = 28 * 1024
 
@@ -322,11 +324,13 @@ class BatchBuilder:
         self,
         layers: Sequence[FloatLayer] | Sequence[IntegerLayer],
         quantization: InputQuantization | None,
+        batch_size: int,
         instruction_set: InstructionSet,
     ):
         """Plan a program for layers all of float32 or, with a quantisation of the input, all of integers."""
         self.layers = layers
         self.instruction_set = instruction_set
+        self._batch_size = batch_size
         self.integer = quantization is not None
         self.quantization = quantization
         self.constants = Constants()
@@ -400,7 +404,10 @@ class BatchBuilder:
         else:
             cells, tile, together, splits = (1, GROUPS), (1, GROUPS), LINEAR_OUTPUTS, 1
             step = (0, buffer.group)
-            cycles = len(weights.outputs) * (GROUPS + 2) / 2 * 1.1 / GROUPS
+            cycles = len(weights.outputs) * 1.1 * (GROUPS + 2) / 2 / GROUPS
+            if not self.integer:
+                # A weight meets activations of each group: too many bytes for the first-level cache.
+                cycles = len(weights.outputs) * (1 + GROUPS * max(1, isa.register / SECOND_LEVEL_SPEED)) / GROUPS
             target_step = (target.plane, 0, target.group)
         starts, entries, slots = pack_weights(weights, outputs, buffer.planes, splits, together)
         slots_filled = round_up(outputs, together)
@@ -445,7 +452,10 @@ class BatchBuilder:
         tiles = -(-cells[0] // tile[0]) * -(-cells[1] // tile[1])
         products = len(weights.outputs) * tiles * positions // isa.lanes // (GROUPS if layer.kind == "linear" else 1)
         self.operations.append(Operations(0, products, 0, entries.nbytes))
-        self.cycles.append(cycles / isa.lanes)
+        # A register costs the same, however many samples are in it; so do those that a linear layer computes together.
+        together = isa.lanes * (GROUPS if layer.kind == "linear" else 1)
+        filled = self._batch_size / round_up(self._batch_size, together)
+        self.cycles.append(cycles / isa.lanes / filled)
 
     def _conv_tile(
         self, layer: FloatLayer | IntegerLayer, buffer: Buffer, weights: int
@@ -465,7 +475,7 @@ class BatchBuilder:
             size = buffer.planes * window[0] * window[1] * buffer.cell
             splits = min(buffer.planes, -(-size // SPLIT_BYTES))
             tiles = -(-cells[0] // rows) * -(-cells[1] // columns)
-            one = self.instruction_set.dot_cycles if self.integer else 0.5
+            one = self.instruction_set.dot_cycles if self.integer else self.instruction_set.multiply_add_cycles
             multiply = weights * max(positions * one + 1, 5)
             # Sums are loaded and stored once per split, and once more in the end.
             wait = outputs * positions * 1.5 * (splits + 1) + 10 * outputs * splits

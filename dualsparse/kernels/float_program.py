@@ -296,7 +296,7 @@ class FloatBuilder:
         registers = -(-units // tile) * tile * unit_registers
         products = len(output) * registers
         # A register that crosses a cache line takes two loads.
-        self.cycles.append(products * 1.3 + len(layer.weight) * registers * 6)
+        self.cycles.append(products * 1.3 * isa.multiply_add_cycles + len(layer.weight) * registers * 6)
         self.operations.append(Operations(0, products, len(layer.weight) * registers * 4, entries.nbytes))
 
     def _linear(self, index: int) -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-import numpy as np
-
 from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
 
 from .batch_program import BatchBuilder
@@ -12,8 +10,9 @@ from .compilation import CompiledProgram, Unsupported
 from .float_program import FloatBuilder
 from .instruction_sets import InstructionSet
 from .sample_program import SampleBuilder
-from .weight_layout import round_up
 
+#: What was planned of a program: its kernels and cycles by layer; `program()` compiles it.
+Builder = SampleBuilder | FloatBuilder | BatchBuilder
 #: The smallest batch for which a register of samples is considered.
 LEAST_BATCH = 4
 
@@ -47,7 +46,7 @@ def choose_builder(
     gate: ColumnGate | None,
     batch_size: int,
     instruction_set: InstructionSet,
-) -> SampleBuilder | FloatBuilder | BatchBuilder | None:
+) -> Builder | None:
     """Plan a program and compile nothing; see `compile_program`."""
     builders = []
     with suppress(Unsupported):
@@ -58,8 +57,5 @@ def choose_builder(
                 builders.append(SampleBuilder(layers, quantization, gate, batch_size, instruction_set, sort_outputs))
     with suppress(Unsupported):
         if gate is None and batch_size >= LEAST_BATCH:
-            builders.append(BatchBuilder(layers, quantization, instruction_set))
-    # A register of samples costs the same, however many of them there are.
-    filled = batch_size / round_up(batch_size, instruction_set.lanes)
-    costs = [sum(builder.cycles) / (filled if isinstance(builder, BatchBuilder) else 1) for builder in builders]
-    return builders[int(np.argmin(costs))] if builders else None
+            builders.append(BatchBuilder(layers, quantization, batch_size, instruction_set))
+    return min(builders, key=lambda builder: sum(builder.cycles), default=None)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from networks import Network
+from random_networks import Network
 
 from benchmarks.dualsparse_cross_compilation import PROCESSORS, assembly, functions, inner_loops
 from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS

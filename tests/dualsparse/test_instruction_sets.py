@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import GATE, Network, float_layers
+from random_networks import GATE, Network, float_layers
 from twins import operations, run_uncompiled
 
 from dualsparse.kernels.batch_program import BatchBuilder
@@ -102,7 +102,7 @@ def test_blocks_of_four_channels_in_batches(instruction_set):
     network = Network(7, (1, 5, 6), 90).conv(8, (3, 3), density=0.4, padding=(1, 1, 0, 1), zero_point=6)
     network.conv(5, (2, 2), density=0.5, pool=(2, 1)).linear(5, last=True)
     x = network.inputs(3)
-    found = run(BatchBuilder(network.layers, network.quantization, instruction_set), x, network.shape)
+    found = run(BatchBuilder(network.layers, network.quantization, 64, instruction_set), x, network.shape)
     np.testing.assert_array_equal(found, run_layers(tuple(network.layers), None, network.quantization, x))
 
 
@@ -111,7 +111,7 @@ def test_float_layers_in_batches(instruction_set):
     layers = float_layers(network.linear(7, density=0.5))
     x = network.inputs(3)
     expected = run_layers(tuple(layers), None, None, x)
-    found = run(BatchBuilder(layers, None, instruction_set), x, expected.shape[1:])
+    found = run(BatchBuilder(layers, None, 64, instruction_set), x, expected.shape[1:])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import GATE, Network, float_layers
+from random_networks import GATE, Network, float_layers
 
 from dualsparse.kernels import compile_program
 from dualsparse.kernels.batch_program import BatchBuilder
@@ -252,7 +252,7 @@ def test_blocks_of_four_channels_in_batches(instruction_set):
     for layer in network.layers[1:]:
         blocks = layer.weight.reshape(len(layer.weight), layer.weight.shape[1], -1)
         blocks[:, np.arange(blocks.shape[1]) // 4 % 3 != 0] = 0
-    program = BatchBuilder(network.layers, network.quantization, instruction_set).program()
+    program = BatchBuilder(network.layers, network.quantization, 64, instruction_set).program()
     for samples in (1, 32, 50):
         x = network.inputs(samples)
         out = np.empty((samples, 11), np.float32)

@@ -1,10 +1,10 @@
 """What quantisation gains, and where: one tool, many variants of what it quantises, speed and accuracy of each.
 
-The variants differ in three things: the order of ReLU and max-pool in the graph (they commute, but engines fuse a
-ReLU only into the convolution right before it), the operator types that are quantised, and single layers that are
-left in FP32 or quantised alone. All variants run interleaved on one core in one process, through the same adapters
-that the study measures; a ratio is formed within a round. DeepSparse's compiler may end the process, so its variants
-are those that it compiles.
+The variants differ in four things: the order of ReLU and max-pool in the graph (they commute, but engines fuse a
+ReLU only into the convolution right before it), the operator types that are quantised, single layers that are left in
+FP32 or quantised alone, and the bits of the weights (with 7, products cannot saturate on a CPU without VNNI). All
+variants run interleaved on one core in one process, through the same adapters that the study measures; a ratio is
+formed within a round. DeepSparse's compiler may end the process, so its variants are those that it compiles.
 """
 
 import argparse
@@ -20,12 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration import batches, load_calibration
-from engines import engine_class
-from engines.protocol import Engine, UnsupportedCase
-from files import InputError, atomic_path, run_program
-from progress import Progress
-from quantization import batch_size_of, load_model
+from sparsemark.engines import engine_class
+from sparsemark.engines.protocol import Engine, UnsupportedCase
+from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.measuring.outcome import from_exception
+from sparsemark.measuring.topology import one_core, read_cpus
+from sparsemark.models.calibration import batches, load_calibration
+from sparsemark.models.onnx_model import batch_size_of, load_model
+from sparsemark.progress import Progress
 
 COLUMNS = (
     *("engine", "engine_version", "network", "batch_size", "variant", "order", "quantized", "method", "accuracy"),
@@ -50,13 +52,22 @@ class Variant:
 
 
 def onnxruntime_variants(model: Path, calibration: Path, layers: list[str]) -> list[Variant]:
-    from quantize_onnxruntime import quantize
+    from sparsemark.models.onnxruntime_quantizer import quantize
 
     computing = ("Conv", "MatMul", "Gemm")
 
-    def variant(name: str, quantized: str, form: str, operators: tuple, keep: bool, fp32: tuple = (), method="minmax"):
+    def variant(
+        name: str,
+        quantized: str,
+        form: str,
+        operators: tuple,
+        keep: bool,
+        fp32: tuple = (),
+        method: str = "minmax",
+        reduce_range: bool = False,
+    ) -> Variant:
         def make(out: Path) -> None:
-            quantize(model, calibration, out, form, operators, fp32, method, keep)
+            quantize(model, calibration, out, form, operators, fp32, method, keep, reduce_range=reduce_range)
 
         return Variant(name, "pool, relu" if keep else "relu, pool", f"{quantized} ({form})", make, method)
 
@@ -70,6 +81,14 @@ def onnxruntime_variants(model: Path, calibration: Path, layers: list[str]) -> l
         variant("ReLU first, every operator", "all", "qdq", everything, False),
         variant("ReLU first, every operator, integer graph", "all", "qoperator", everything, False),
         variant("ReLU first", "all but max-pool", "qoperator", (*computing, "Relu"), False),
+        variant(
+            "ReLU first, weights of 7 bits",
+            "all but max-pool",
+            "qoperator",
+            (*computing, "Relu"),
+            False,
+            reduce_range=True,
+        ),
         variant("ReLU first, entropy", "all but max-pool", "qoperator", (*computing, "Relu"), False, (), "entropy"),
         variant(
             "ReLU first, percentile", "all but max-pool", "qoperator", (*computing, "Relu"), False, (), "percentile"
@@ -86,11 +105,13 @@ def onnxruntime_variants(model: Path, calibration: Path, layers: list[str]) -> l
 
 
 def openvino_variants(model: Path, calibration: Path, layers: list[str]) -> list[Variant]:
-    from quantize_openvino import quantize
+    from sparsemark.models.nncf_quantizer import quantize
 
-    def variant(name: str, quantized: str, keep: bool, types: tuple = (), fp32: tuple = ()) -> Variant:
+    def variant(
+        name: str, quantized: str, keep: bool, types: tuple = (), fp32: tuple = (), reduce_range: bool = False
+    ) -> Variant:
         def make(out: Path) -> None:
-            quantize(model, calibration, out, types, fp32, keep)
+            quantize(model, calibration, out, types, fp32, keep, reduce_range)
 
         return Variant(name, "pool, relu" if keep else "relu, pool", quantized, make)
 
@@ -98,6 +119,7 @@ def openvino_variants(model: Path, calibration: Path, layers: list[str]) -> list
         variant("every operator", "NNCF's choice", True),
         variant("max-pool left in FP32", "NNCF's choice but max-pool", True, ("MaxPool",)),
         variant("ReLU first", "NNCF's choice", False),
+        variant("ReLU first, weights of 7 bits", "NNCF's choice", False, reduce_range=True),
         variant("ReLU first, max-pool left in FP32", "NNCF's choice but max-pool", False, ("MaxPool",)),
         *(variant(f"{name} in FP32", f"all but {name}", False, (), (node,)) for name, node in _named(layers)),
         *(variant(f"only {name}", name, False, (), _others(layers, node)) for name, node in _named(layers)),
@@ -107,8 +129,8 @@ def openvino_variants(model: Path, calibration: Path, layers: list[str]) -> list
 def deepsparse_variants(model: Path, calibration: Path, layers: list[str]) -> list[Variant]:
     import onnx
 
-    from quantization import activation_ranges
-    from quantize_deepsparse import integer_model, own_operator_share, quantizable_nodes
+    from sparsemark.models.deepsparse_quantizer import integer_model, own_operator_share, quantizable_nodes
+    from sparsemark.models.quantization import activation_ranges
 
     clips = load_calibration(calibration)
 
@@ -166,7 +188,8 @@ def prepare(variant: Variant, engine: str, model: Path, batch_size: int, folder:
     except UnsupportedCase as error:
         variant.status, variant.reason = "unsupported", str(error)
     except Exception as error:  # tools and engines raise whatever they like; the row tells it
-        variant.status, variant.reason = "failed", str(error).splitlines()[0] if str(error) else repr(error)
+        outcome = from_exception(error)
+        variant.status, variant.reason = outcome.status, outcome.reason
 
 
 def measure(variants: list[Variant], inputs: list[np.ndarray], rounds: int, seconds: float) -> None:
@@ -191,11 +214,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--calibration", type=Path, required=True, help="npz with x: calibration clips")
     parser.add_argument("--features", type=Path, required=True, help="npz with x and y: test clips and classes")
     parser.add_argument("--network", required=True, help="name of the network, for the table")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.1, help="per variant and round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=6, help="(default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.05, help="per variant and round (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write")
     options = parser.parse_args(arguments)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {one_core(read_cpus())})
     batch_size = batch_size_of(load_model(options.model))
     with np.load(options.features) as features:
         clips, classes = features["x"], features["y"]

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from files import run_program
-from tables import collect, load_schema
+from sparsemark.files import run_program
+from sparsemark.results.csv_tables import collect, load_schema
 
 KEY = ("network", "seed")
 

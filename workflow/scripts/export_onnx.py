@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import torch
 
-from files import InputError, atomic_path, run_program
-from network import LAYERS, GscCnn, load_network
+from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.networks.gsc_cnn import LAYERS, GscCnn, load_network
 
 #: Old enough for every engine (DeepSparse takes up to 16), new enough for per-channel quantisation.
 OPSET = 13

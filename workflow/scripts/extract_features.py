@@ -6,16 +6,16 @@ would take longer than the network.
 """
 
 import argparse
-import csv
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from files import InputError, atomic_path, read_json, run_program, write_json
-from frontend import MARGIN, PARAMETERS, STEPS, LogMel, as_features, to_waveform
-from progress import Progress
+from sparsemark.data.clips import read_clips
+from sparsemark.data.frontend import MARGIN, PARAMETERS, STEPS, LogMel, as_features, to_waveform
+from sparsemark.files import atomic_path, read_json, run_program, write_json
+from sparsemark.progress import Progress
 
 BATCH = 256
 
@@ -60,27 +60,14 @@ def training_spectrograms(clips: np.ndarray, path: Path) -> tuple[float, float]:
 
 
 def calibration_rows(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose `count` training clips, as many of each class as there are (to within one), in a random order.
-
-    Raises:
-        InputError: a class has too few clips.
-    """
+    """Choose up to `count` training clips in a random order: of each class its share, or all that it has."""
     classes = np.unique(labels)
-    shares = [count // len(classes) + (i < count % len(classes)) for i in range(len(classes))]
     rows = []
-    for label, share in zip(classes, shares, strict=True):
+    for number, label in enumerate(classes):
+        share = count // len(classes) + (number < count % len(classes))
         members = np.flatnonzero(labels == label)
-        if len(members) < share:
-            raise InputError(f"calibration: expected at least {share} training clips of class {label}")
-        rows.append(rng.choice(members, share, replace=False))
+        rows.append(rng.choice(members, min(share, len(members)), replace=False))
     return rng.permutation(np.concatenate(rows))
-
-
-def read_clips(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return the labels, int64 [clips], and the spoken words of a split's list."""
-    with open(path, newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    return np.array([int(row["label"]) for row in rows], dtype=np.int64), [row["word"] for row in rows]
 
 
 def save_features(path: Path, x: np.ndarray, y: np.ndarray) -> None:
@@ -117,7 +104,9 @@ def extract(data: Path, out: Path, calibration_clips: int, seed: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of a prepared data set")
-    parser.add_argument("--calibration-clips", type=int, default=384, help="training clips that calibrate quantisation")
+    parser.add_argument(
+        "--calibration-clips", type=int, default=384, help="training clips that calibrate quantisation, at most"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the choice of calibration clips")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)

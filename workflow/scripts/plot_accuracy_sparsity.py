@@ -3,9 +3,17 @@
 import seaborn as sns
 from matplotlib.ticker import FuncFormatter
 
-from figures import QUIET, heading, new_figure, save, sparsity_axis
-from files import run_program
-from measurements import data_title, dense_network, input_parser, load_networks, load_specs, network_kind, select
+from sparsemark.files import run_program
+from sparsemark.results.figures import QUIET, heading, new_figure, save, sparsity_axis
+from sparsemark.results.measurements import (
+    data_title,
+    dense_network,
+    input_parser,
+    load_networks,
+    load_specs,
+    network_kind,
+    select,
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from figures import Bar, Row, draw_rows, heading, new_figure, nothing, save, speed_bar
-from files import run_program
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.figures import Bar, Row, draw_rows, heading, new_figure, nothing, save, speed_bar
+from sparsemark.results.measurements import (
     dense_network,
     engine_title,
     input_parser,
@@ -16,8 +16,8 @@ from measurements import (
     select,
     times,
 )
-from ratios import fastest, ratio
-from sparse_gains import accuracy
+from sparsemark.results.ratios import fastest, ratio
+from sparsemark.results.sparse_gains import accuracy
 
 ENGINE = "dualsparse"
 REFERENCE = "onnxruntime"

@@ -5,9 +5,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from figures import FONT, INK, heading, new_figure, nothing, save
-from files import run_program
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.figures import FONT, INK, heading, new_figure, nothing, save
+from sparsemark.results.measurements import (
     engine_title,
     engines_and_precisions,
     input_parser,

@@ -3,9 +3,9 @@
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from figures import FONT, INK, QUIET, engine_colour, heading, new_figure, nothing, save, tick_label
-from files import run_program
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.figures import FONT, INK, QUIET, engine_colour, heading, new_figure, nothing, save, tick_label
+from sparsemark.results.measurements import (
     engine_title,
     in_order,
     input_parser,
@@ -16,8 +16,8 @@ from measurements import (
     precision_title,
     select,
 )
-from ratios import throughput
-from sparse_gains import accuracy
+from sparsemark.results.ratios import throughput
+from sparsemark.results.sparse_gains import accuracy
 
 BATCH_SIZE = 64
 MARKERS = {"fp32": "o", "bf16": "D", "int8": "s"}

@@ -1,8 +1,8 @@
 """What quantisation gains, by what is quantised: every variant of the ablation over FP32, with its accuracy."""
 
-from figures import Bar, Row, draw_rows, engine_colour, heading, new_figure, nothing, save
-from files import run_program
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.figures import Bar, Row, draw_rows, engine_colour, heading, new_figure, nothing, save
+from sparsemark.results.measurements import (
     ablation_gain,
     engine_title,
     in_order,
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         if label.get_text() in titles:
             label.set_fontweight("bold")
     heading(figure, "What quantisation gains, by what is quantised")
-    note = "Behind each value: throughput, and accuracy on the test set. Whiskers: range over rounds."
+    note = "Behind each value: throughput, and accuracy on the test set. Whiskers: range over turns."
     save(figure, options.out, one_core_origin(ablation, load_benchmarks(options.benchmarks), note))
 
 

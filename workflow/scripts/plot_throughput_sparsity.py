@@ -3,9 +3,18 @@
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from figures import QUIET, engine_colour, heading, new_figure, nothing, save, sparsity_axis, tick_label
-from files import run_program
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.figures import (
+    QUIET,
+    engine_colour,
+    heading,
+    new_figure,
+    nothing,
+    save,
+    sparsity_axis,
+    tick_label,
+)
+from sparsemark.results.measurements import (
     dense_network,
     engine_title,
     in_order,
@@ -19,7 +28,7 @@ from measurements import (
     select,
     sparse_networks,
 )
-from ratios import throughput
+from sparsemark.results.ratios import throughput
 
 BATCH_SIZE = 64
 MARKERS = "os^Dv<>PX*hd"

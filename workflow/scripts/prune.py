@@ -13,9 +13,13 @@ from pathlib import Path
 
 import torch
 
-from files import InputError, run_program
-from network import GscCnn, build_network
-from sparsity import (
+from sparsemark.files import InputError, run_program
+from sparsemark.networks.gsc_cnn import GscCnn, build_network
+from sparsemark.networks.sparsity_patterns import LAYERS, effective_pattern
+from sparsemark.networks.training import fit, load_for, prepare_process, save_results, training_device
+from sparsemark.networks.training_data import CPU, TrainingData
+from sparsemark.networks.training_settings import settings_from, training_parser
+from sparsemark.networks.weight_masks import (
     Masks,
     apply_masks,
     global_sparsities,
@@ -24,18 +28,6 @@ from sparsity import (
     masks_on,
     nonzero_masks,
     verify_masks,
-)
-from sparsity_patterns import LAYERS, effective_pattern
-from training import (
-    CPU,
-    TrainingData,
-    fit,
-    load_for,
-    prepare_process,
-    save_results,
-    settings_from,
-    training_device,
-    training_parser,
 )
 
 #: Share of the training in which weights are removed.

@@ -4,9 +4,9 @@ A pair stands before every convolution and matrix product, and nowhere else: act
 and weights are int8, symmetric, with one scale per output channel. ONNX Runtime's tool calibrates it.
 """
 
-from files import run_program
-from quantization import KEEP_ORDER, parse_arguments
-from quantize_onnxruntime import METHODS, quantize
+from sparsemark.files import run_program
+from sparsemark.models.onnxruntime_quantizer import METHODS, quantize
+from sparsemark.models.quantization import KEEP_ORDER, parse_arguments
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from files import atomic_path, run_program
+from sparsemark.files import atomic_path, run_program
 
 
 def main(arguments: list[str] | None = None) -> None:

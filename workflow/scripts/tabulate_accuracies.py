@@ -1,8 +1,8 @@
 """Table of accuracies: each network in FP32, its distance from the dense one, and every engine's INT8 form of it."""
 
-from files import run_program
-from html_table import Cell, write_table
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import (
     data_title,
     dense_network,
     engine_title,
@@ -13,7 +13,7 @@ from measurements import (
     percent_over_seeds,
     select,
 )
-from sparse_gains import accuracies_of_seeds
+from sparsemark.results.sparse_gains import accuracies_of_seeds
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,9 +1,9 @@
 """Table of the study's claims: what it says, what was measured here, and the verdict."""
 
-from check_claims import COLUMNS, CONFIRMED, REFUTED
-from files import run_program
-from html_table import Cell, write_table
-from measurements import input_parser, load_table
+from sparsemark.files import run_program
+from sparsemark.results.claims import COLUMNS, CONFIRMED, REFUTED
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import input_parser, load_table
 
 VERDICT_STYLES = {CONFIRMED: "good", REFUTED: "bad"}
 
@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> None:
     counts = claims["verdict"].value_counts()
     note = (
         ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-        + ". A verdict needs the whole 95 % bootstrap interval on one side of the claim's limit."
+        + ". A verdict needs the whole 95 % interval on one side of the claim's limit; the interval of a largest or "
+        "smallest ratio allows for how many there are."
     )
     header = ["Claim", "Measured quantity", "Value", "Interval", "Verdict", "Why"]
     write_table(

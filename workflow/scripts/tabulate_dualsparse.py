@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from files import run_program
-from html_table import Cell, write_table
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import (
     OURS,
     dense_network,
     engine_title,
@@ -21,8 +21,8 @@ from measurements import (
     times,
     with_interval,
 )
-from ratios import fastest, ratio, throughput
-from sparse_gains import accuracies_of_seeds
+from sparsemark.results.ratios import fastest, ratio, throughput
+from sparsemark.results.sparse_gains import accuracies_of_seeds
 
 REFERENCE = "onnxruntime"
 HEADER = [
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
                         gain(select(all_cores, engine=OURS, network=network, precision=precision), case),
                     ]
                 )
-    note = origin(benchmarks, networks, "Each engine runs on one core, and ratios are formed within a round.")
+    note = origin(benchmarks, networks, "Each engine runs on one core.")
     write_table(options.out, "dualsparse against the other engines", note, HEADER, rows, HEADER[3:])
 
 

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from files import run_program
-from html_table import Cell, write_table
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import (
     engine_title,
     engines_and_precisions,
     input_parser,

@@ -1,8 +1,8 @@
 """Table of the networks: accuracy, what is left of weights and work, and the gain that each engine makes of it."""
 
-from files import run_program
-from html_table import Cell, write_table
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import (
     data_title,
     dense_network,
     engine_title,
@@ -18,8 +18,8 @@ from measurements import (
     select,
     times,
 )
-from ratios import ratio
-from sparse_gains import mac_gain, work_left
+from sparsemark.results.ratios import ratio
+from sparsemark.results.sparse_gains import mac_gain, work_left
 
 BATCH_SIZE = 64
 
@@ -62,12 +62,14 @@ def main(arguments: list[str] | None = None) -> None:
         for engine, precision in kinds:
             own = select(cases, engine=engine, precision=precision)
             gain = ratio(select(own, network=network), select(own, network=dense))
-            row.append(times(gain.value) if gain else Cell("–", "quiet"))
+            told = gain and gain.is_told_from_one
+            row.append(Cell(times(gain.value) if gain else "–", "" if told else "quiet"))
         rows.append(row)
     note = (
         f"Accuracy on the test set of {data_title(networks)}; mean and range over seeds, FP32. Non-zero weights and "
         "remaining MACs count zero weights only, not zero activations. The columns of engines: throughput over that of "
-        f"the dense network at the same precision, whole processor, batch size {BATCH_SIZE}, median over rounds."
+        f"the dense network at the same precision, whole processor, batch size {BATCH_SIZE}; grey where it can't be "
+        "told from 1."
     )
     write_table(options.out, "Networks", note, header, rows, [name for name in header if name not in fixed[:2]])
 

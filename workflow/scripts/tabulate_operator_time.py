@@ -1,8 +1,8 @@
 """Table of where the time goes: every operator of the dense network, before and after quantisation, by engine."""
 
-from files import run_program
-from html_table import write_table
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.html_table import write_table
+from sparsemark.results.measurements import (
     engine_title,
     engines_and_precisions,
     input_parser,

@@ -1,8 +1,8 @@
 """Table of the quantisation ablation: what each variant quantises, its accuracy, its speed and its gain."""
 
-from files import run_program
-from html_table import Cell, write_table
-from measurements import (
+from sparsemark.files import run_program
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import (
     ablation_gain,
     engine_title,
     in_order,
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
             else:
                 row += [Cell("–", "quiet"), Cell("–", "quiet"), Cell(why_missing(variant.to_frame().T), "bad")]
             rows.append(row)
-    note = one_core_origin(ablation, load_benchmarks(options.benchmarks), "In brackets: the range over rounds.")
+    note = one_core_origin(ablation, load_benchmarks(options.benchmarks), "In brackets: the range over turns.")
     write_table(options.out, "What is quantised, and what it gains", note, HEADER, rows, HEADER[5:])
 
 

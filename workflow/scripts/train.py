@@ -10,19 +10,12 @@ import math
 
 import torch
 
-from files import run_program
-from network import GscCnn, build_network
-from sparsity import Masks, apply_masks, make_masks, nonzero_masks, verify_masks
-from training import (
-    TrainingData,
-    fit,
-    load_for,
-    prepare_process,
-    save_results,
-    settings_from,
-    training_device,
-    training_parser,
-)
+from sparsemark.files import run_program
+from sparsemark.networks.gsc_cnn import GscCnn, build_network
+from sparsemark.networks.training import fit, load_for, prepare_process, save_results, training_device
+from sparsemark.networks.training_data import TrainingData
+from sparsemark.networks.training_settings import settings_from, training_parser
+from sparsemark.networks.weight_masks import Masks, apply_masks, make_masks, nonzero_masks, verify_masks
 
 #: Steps between two moves of weights, and the share of the training in which they move.
 MOVE_INTERVAL = 100

@@ -59,6 +59,11 @@ class InstructionSet:
     left_out: Callable[[np.ndarray], np.ndarray] = nothing_left_out
 
     @property
+    def multiply_add_cycles(self) -> float:
+        """Of one float32 register whose activations come from memory: most processors load 64 bytes a cycle."""
+        return max(0.5, self.register / 64)
+
+    @property
     def register(self) -> int:
         """Bytes of a register."""
         return 4 * self.lanes

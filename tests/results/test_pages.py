@@ -1,0 +1,247 @@
+"""Pages of the report: tables as HTML, and the summary that opens it."""
+
+import importlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from constructed_tables import REASON, benchmark_rows, network_rows, write_tables
+from docutils.core import publish_parts
+
+import check_claims
+from sparsemark.files import InputError
+from sparsemark.results.html_table import Cell, write_table
+from sparsemark.results.measurements import engine_title
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = {
+    "tabulate_benchmarks": ["benchmarks", "networks", "accuracies"],
+    "tabulate_networks": ["benchmarks", "networks", "config"],
+    "tabulate_accuracies": ["networks", "accuracies"],
+    "tabulate_engines": ["benchmarks"],
+    "tabulate_quantization": ["benchmarks", "ablation"],
+    "tabulate_operator_time": ["benchmarks", "profile"],
+    "tabulate_dualsparse": ["benchmarks", "networks", "accuracies"],
+    "tabulate_claims": ["claims"],
+    "tabulate_time": ["metadata", "benchmarks"],
+    "summarize_study": ["benchmarks", "networks", "accuracies", "claims"],
+}
+
+
+class TableReader(HTMLParser):
+    """Collects the rows of the tables in a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.inside = False
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "tr":
+            self.rows.append([])
+        self.inside = tag in ("td", "th")
+        if self.inside:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    reader = TableReader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader.rows
+
+
+def make(name: str, folder: Path, **tables) -> Path:
+    """Run a page's program on constructed tables; return what it wrote."""
+    write_tables(folder, **tables)
+    paths = {
+        key: folder / f"{key}.csv" for key in ("benchmarks", "networks", "accuracies", "claims", "ablation", "profile")
+    }
+    paths |= {"published": ROOT / "resources/fpga.csv", "config": folder / "config.yaml"}
+    paths["metadata"] = folder / "metadata"
+    if "claims" in OPTIONS[name]:
+        inputs = ("benchmarks", "networks", "accuracies", "published", "config")
+        arguments = [part for key in inputs for part in (f"--{key}", str(paths[key]))]
+        check_claims.main([*arguments, "--ablation", "--out", str(paths["claims"])])
+    out = folder / "page.html"
+    arguments = [part for option in OPTIONS[name] for part in (f"--{option}", str(paths[option]))]
+    importlib.import_module(name).main([*arguments, "--out", str(out)])
+    return out
+
+
+def test_every_table_is_listed_and_has_a_caption():
+    scripts = {path.stem for path in (ROOT / "workflow/scripts").glob("tabulate_*.py")}
+    assert scripts == {name for name in OPTIONS if name.startswith("tabulate")}
+    assert all((ROOT / f"report/{name}.rst").exists() for name in scripts)
+
+
+def test_every_case_is_a_row(tmp_path):
+    rows = read_rows(make("tabulate_benchmarks", tmp_path))
+    cases = {
+        tuple(str(row[key]) for key in ("engine", "network", "precision", "batch_size", "cores"))
+        for row in benchmark_rows()
+    }
+    assert len(rows) - 1 == len(cases)
+    unsupported = [row for row in rows if row[0] == engine_title("tvm")]
+    assert len(unsupported) == 4 * 2 * 2
+    assert all(row[-1] == f"unsupported: {REASON}" for row in unsupported)
+
+
+def test_networks_tell_weights_work_and_gains(tmp_path):
+    header, *rows = read_rows(make("tabulate_networks", tmp_path))
+    pruned = dict(zip(header, next(row for row in rows if row[0] == "pruned"), strict=True))
+    assert pruned["Made sparse by"] == "unstructured, pruned"
+    assert pruned["Accuracy, %"] == "97.10 (97.00 to 97.20)"
+    assert pruned["Remaining MACs"] == "696k (5.0%)"
+    assert pruned["Gain the MACs allow"] == "20.0×"
+    assert pruned["DeepSparse FP32"] == "2.50×"
+    assert pruned[f"{engine_title('tvm')} INT8"] == "–"
+
+
+def test_accuracies_of_all_seeds_stand_side_by_side(tmp_path):
+    header, *rows = read_rows(make("tabulate_accuracies", tmp_path))
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert table["dense"]["FP32, %"] == "97.20 (97.10 to 97.30)"
+    assert table["dense"]["Points from dense"] == "+0.00"
+    assert (table["pruned"]["Points from dense"], table["pruned"]["Seeds"]) == ("-0.10", "3")
+    # Of INT8 there are three seeds, too; of TVM there is none.
+    assert table["pruned"]["OpenVINO INT8, %"] == "95.00 (94.00 to 96.00)"
+    assert f"{engine_title('tvm')} INT8, %" not in header
+
+
+def test_engines_tell_what_ran(tmp_path):
+    header, *rows = read_rows(make("tabulate_engines", tmp_path))
+    told = {(row[0], row[2]): dict(zip(header, row, strict=True)) for row in rows}
+    assert told["OpenVINO", "BF16"]["Precision that ran"] == "BF16"
+    assert told["OpenVINO", "BF16"]["Own operators"] == "100 %"
+    assert told[engine_title("tvm"), "INT8"]["Cases with a speed"] == "0 of 16"
+
+
+def test_dualsparse_is_compared_with_its_rivals_on_one_core(tmp_path):
+    header, *rows = read_rows(make("tabulate_dualsparse", tmp_path))
+    assert [row[:3] for row in rows] == [
+        [size, network, "INT8"] for size in ("1", "64") for network in ("pruned", "block", "dual")
+    ]
+    dual = dict(zip(header, rows[-1], strict=True))
+    # 20,000 words/s × 16 (sparse) / 2 (one core), beside 10,000 / 2, 30,000 / 2 and 16,000 × 2.5 / 2.
+    assert dual["Words/s, one core"] == "160k [160k, 160k]"
+    assert dual["Over the dense FP32 network in ONNX Runtime"] == "32.0× [32.0×, 32.0×]"
+    assert dual["Over the fastest dense INT8 engine"] == "10.7× [10.7×, 10.7×] (OpenVINO)"
+    assert (
+        dual["Over the fastest other engine on a sparse network"] == "8.00× [8.00×, 8.00×] (DeepSparse, pruned, FP32)"
+    )
+    assert dual["Whole processor over one core"] == "2.00× [2.00×, 2.00×]"
+    # 95 % beside 97.1 %, the dense network's first seed.
+    assert (dual["Accuracy, %"], dual["Points from dense FP32"]) == ("95.00 (94.00 to 96.00)", "-2.20")
+
+
+def test_quantisation_in_numbers(tmp_path):
+    rows = read_rows(make("tabulate_quantization", tmp_path))[1:]
+    assert rows[2][-3:] == ["95.00", "24.0k", "2.40× [2.38×, 2.42×]"]
+    assert rows[3][1] == "only conv1" and rows[3][-1] == "failed: refused"
+    rows = read_rows(make("tabulate_operator_time", tmp_path))[1:]
+    assert rows[0] == ["ONNX Runtime", "FP32", "/convolution", "convolution", "80.00", "80.0"]
+    assert rows[3] == ["ONNX Runtime", "INT8", "/pooling", "pooling", "15.00", "37.5"]
+
+
+@pytest.mark.parametrize("name", ["tabulate_quantization", "tabulate_operator_time"])
+def test_an_engine_whose_tool_failed_has_no_rows(name, tmp_path):
+    make(name, tmp_path)
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    program, [table] = importlib.import_module(name), OPTIONS[name][1:]
+    inputs = ["--benchmarks", str(tmp_path / "benchmarks.csv"), f"--{table}", str(empty)]
+    program.main([*inputs, "--out", str(tmp_path / "none.html")])
+    assert len(read_rows(tmp_path / "none.html")) == 1
+    program.main([*inputs, str(tmp_path / f"{table}.csv"), "--out", str(tmp_path / "some.html")])
+    assert read_rows(tmp_path / "some.html") == read_rows(tmp_path / "page.html")
+
+
+def test_time_is_told_by_stage(tmp_path):
+    def job(name, rule, begin, end):
+        path = tmp_path / "metadata" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"rule": rule, "starttime": begin, "endtime": end, "input": []}))
+
+    # Two trainings side by side, one with two files, a wait, two benchmarks, and pages.
+    job("a", "train", 0.0, 60.0)
+    job("b", "train", 0.0, 60.0)
+    job("c", "train", 30.0, 90.0)
+    job("d", "benchmark", 1000.0, 1200.0)
+    job("e", "benchmark", 1200.0, 1300.0)
+    job("f", "plot_pareto", 1300.0, 1305.0)
+    job("g", "tabulate_claims", 1305.0, 1310.0)
+    job("h", "tabulate_time", 1310.0, None)
+    out = make("tabulate_time", tmp_path)
+    turns = 1.5 * sum(bool(row["layout"]) for row in benchmark_rows())
+    share = f"{100 * turns / 400:.0f}"
+    assert read_rows(out)[1:] == [
+        ["train", "2", "1:30", "22", "2:00", "1:00"],
+        ["benchmark", "2", "5:00", "75", "5:00", "3:20"],
+        ["of which taking turns", "", f"{round(turns) // 60}:{round(turns) % 60:02d}", share, "", ""],
+        ["tables and figures", "2", "0:10", "2", "0:10", "0:05"],
+    ]
+    assert "Jobs ran for 6:40 in all" in out.read_text()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON"])
+def test_records_that_are_not_snakemakes_are_refused(tmp_path, content):
+    tabulate_time = importlib.import_module("tabulate_time")
+    with pytest.raises(InputError, match="expected Snakemake's records of finished jobs"):
+        tabulate_time.read_jobs(tmp_path)
+    (tmp_path / "record").write_text(content)
+    with pytest.raises(InputError, match=r"record: expected"):
+        tabulate_time.read_jobs(tmp_path)
+
+
+def test_claims_page_has_every_claim(tmp_path):
+    rows = read_rows(make("tabulate_claims", tmp_path))
+    assert [row[0] for row in rows[1:]] == [claim.statement for claim in check_claims.CLAIMS]
+
+
+def test_summary_is_clean_text_with_the_tables_numbers(tmp_path):
+    text = make("summarize_study", tmp_path).read_text(encoding="utf-8")
+    html = publish_parts(text, writer="html", settings_overrides={"report_level": 1, "halt_level": 2})["body"]
+    assert "Test CPU, 2 cores [abc]" in html
+    assert "Speech Commands v0.02, class set commands, 4,890 test clips" in html
+    assert "OpenVINO 30.0k" in html
+    assert "320k" in html
+    assert "32.0× [32.0×, 32.0×] ONNX Runtime" in html
+    assert "no kernel for &lt;this&gt; &amp; that" in html
+    # Of 9 engines and precisions, OpenVINO's three, each kind of doubt once.
+    [held_back] = re.findall(r"(\d+) of (\d+) rows: the clock fell from 3000 to 2100 MHz", html)
+    assert int(held_back[0]) * 9 == int(held_back[1]) * 3
+
+
+def test_summary_of_a_study_without_measurements(tmp_path):
+    networks = [row for row in network_rows() if row["network"] == "dense"]
+    text = make("summarize_study", tmp_path, benchmarks=[], networks=networks).read_text(encoding="utf-8")
+    assert "0 cases" in text
+
+
+def test_a_verdict_that_is_none_is_refused(tmp_path):
+    make("summarize_study", tmp_path)
+    path = tmp_path / "claims.csv"
+    path.write_text(path.read_text().replace("refuted", "perhaps"))
+    summarize_study = importlib.import_module("summarize_study")
+    arguments = [part for key in OPTIONS["summarize_study"] for part in (f"--{key}", str(tmp_path / f"{key}.csv"))]
+    with pytest.raises(InputError, match="'perhaps' is no verdict"):
+        summarize_study.main([*arguments, "--out", str(tmp_path / "again.rst")])
+    assert not (tmp_path / "again.rst").exists()
+
+
+def test_table_escapes_what_it_is_given(tmp_path):
+    path = tmp_path / "table.html"
+    write_table(path, "A < B", "note & more", ["x"], [["<b>1</b>"], [Cell("2", "good")]], ["x"])
+    assert read_rows(path) == [["x"], ["<b>1</b>"], ["2"]]
+    text = path.read_text(encoding="utf-8")
+    assert "<b>" not in text
+    assert 'class="number good"' in text

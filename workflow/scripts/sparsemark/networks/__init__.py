@@ -1,0 +1,1 @@
+"""The network, its sparsity, and its training."""

@@ -1,0 +1,1 @@
+"""From measured rows to ratios, claims, figures and tables."""

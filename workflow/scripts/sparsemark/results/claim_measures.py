@@ -1,0 +1,339 @@
+"""What each claim of the study is measured by: from the tables to an estimate, or to the reason that there is none."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from sparsemark.files import InputError
+from sparsemark.results.measurements import (
+    data_title,
+    dense_network,
+    engine_title,
+    select,
+    sparse_networks,
+    why_missing,
+)
+from sparsemark.results.ratios import Estimate, extreme_ratio, fastest, mean_interval, ratio, throughput
+
+#: The engines that the reproduced study compared; what it says of "every engine" was said of them.
+STUDY_ENGINES = ["onnxruntime", "openvino", "tvm", "deepsparse"]
+STUDY_CORES = 24
+SINGLE, BATCH = 1, 64
+#: The study's sparse network keeps 5 % of its weights. What a sweep finds far beyond that says nothing about it.
+SPARSEST = 0.04
+#: Up to this share of weights left, 4 of 64 included, a network counts as about 95 % sparse.
+NEAR_95 = 0.08
+#: "The same speed": a difference that no user would notice.
+SAME = 0.05
+
+
+@dataclass
+class Finding:
+    """What was measured for a claim: an estimate, if there is one, and words about it."""
+
+    estimate: Estimate | None = None
+    detail: str = ""
+    #: A reason why this machine or study cannot decide, whatever was measured.
+    obstacle: str = ""
+
+
+@dataclass
+class Study:
+    """The tables that the claims are held against."""
+
+    benchmarks: pd.DataFrame
+    networks: pd.DataFrame
+    accuracies: pd.DataFrame
+    published: pd.DataFrame
+    specs: dict[str, dict]
+    ablation: pd.DataFrame | None = None
+    dense: str = field(init=False)
+    sparse: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dense = dense_network(self.networks)
+        left = (self.networks["nonzero_weights"] / self.networks["parameters"]).groupby(self.networks["network"]).mean()
+        self.sparse = [name for name in sparse_networks(self.networks) if left[name] >= SPARSEST]
+
+    @property
+    def cores(self) -> int:
+        """Cores of this machine: those that the layouts of the whole processor use."""
+        layouts = self.benchmarks.loc[self.benchmarks["cores"] == "all", "layout"].str.extract(r"(\d+)x(\d+)").dropna()
+        return int((layouts[0].astype(int) * layouts[1].astype(int)).max()) if len(layouts) else 1
+
+    def case(self, engine: str, **values: object) -> pd.DataFrame:
+        """Return the rows of one engine's case; the dense network unless another is named."""
+        return select(self.benchmarks, engine=engine, **{"network": self.dense, **values})
+
+    def measured(self, engines: list[str] | None = None) -> list[str]:
+        """Return the engines of the study's own list (or of `engines`) that this run has any row of."""
+        present = set(self.benchmarks["engine"])
+        return [engine for engine in engines or STUDY_ENGINES if engine in present]
+
+    def chip(self, network: str) -> float:
+        """Return the published throughput of the full FPGA in words/s."""
+        rows = select(self.published, network=network, scope="full chip")
+        if not len(rows):
+            raise InputError(f"the published numbers have no row for network {network!r}, scope 'full chip'")
+        return float(rows["throughput_words_per_s"].iloc[0])
+
+
+Measure = Callable[[Study], Finding]
+
+
+def extreme(pairs: dict[str, tuple[pd.DataFrame, pd.DataFrame]], largest: bool) -> Finding:
+    """Return the smallest or largest of several ratios: it decides what is said of all or of any.
+
+    Args:
+        pairs: per label, the rows whose throughput is divided, and the rows by whose it is divided.
+    """
+    found = extreme_ratio(pairs, largest)
+    if found is None:
+        return Finding(obstacle=_first_reason(pairs))
+    label, estimate = found
+    missing = [name for name, pair in pairs.items() if ratio(*pair) is None]
+    detail = f"{label}, of {len(pairs) - len(missing)}" if len(pairs) - len(missing) > 1 else label
+    return Finding(estimate, detail + (f"; without a speed: {', '.join(missing)}" if missing else ""))
+
+
+def _first_reason(pairs: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
+    for label, pair in pairs.items():
+        for rows in pair:
+            if throughput(rows) is None:
+                return f"{label}: {why_missing(rows)}"
+    return "the references of the two were not compared" if pairs else "none of the engines is in this study"
+
+
+def batch_gain(cores: str) -> Measure:
+    """The smallest gain of a batch over single words among all engines."""
+
+    def measure(study: Study) -> Finding:
+        pairs = {}
+        for engine in study.measured(list(dict.fromkeys(study.benchmarks["engine"]))):
+            case = study.case(engine, precision="fp32", cores=cores)
+            pairs[engine_title(engine)] = (select(case, batch_size=BATCH), select(case, batch_size=SINGLE))
+        return extreme(pairs, largest=False)
+
+    return measure
+
+
+def against_pytorch(study: Study) -> Finding:
+    """The slowest ONNX engine against PyTorch's faster way, eager or TorchScript."""
+    pairs = {}
+    for engine in study.measured():
+        for other in study.measured(["pytorch_eager", "pytorch_torchscript"]):
+            sizes = {"precision": "fp32", "cores": "all", "batch_size": BATCH}
+            label = f"{engine_title(engine)} against {engine_title(other)}"
+            pairs[label] = (study.case(engine, **sizes), study.case(other, **sizes))
+    return extreme(pairs, largest=False)
+
+
+def single_word_on_all_cores(study: Study) -> Finding:
+    """The smallest gain of one instance with all threads over one thread, for single words."""
+    if study.cores < 2:
+        return Finding(obstacle="this machine has one core")
+    pairs = {}
+    for engine in study.measured():
+        case = study.case(engine, precision="fp32", batch_size=SINGLE)
+        whole = select(case, cores="all")
+        # Several instances side by side speed up many words, not one.
+        whole = whole[whole["layout"].str.startswith("1x") | (whole["status"] != "ok")]
+        if len(whole) or not len(case):
+            pairs[engine_title(engine)] = (whole, select(case, cores="1"))
+    if not pairs:
+        return Finding(obstacle="the best layout of every engine runs several instances, none splits a single word")
+    return extreme(pairs, largest=False)
+
+
+def good_batch_size(study: Study) -> Finding:
+    """The best batch size over the middle one, of those that are no longer small, for the engine in the middle."""
+    gains = []
+    for engine in study.measured():
+        cases = study.case(engine, precision="fp32", cores="all")
+        sized = [rows for size, rows in cases.groupby("batch_size") if size >= 16 and throughput(rows)]
+        if len(sized) >= 3:
+            ordered = sorted(sized, key=lambda rows: throughput(rows).value)
+            best, middle = ordered[-1], ordered[(len(ordered) - 1) // 2]
+            label = f"{engine_title(engine)}: {best['batch_size'].iloc[0]} against {middle['batch_size'].iloc[0]}"
+            if gain := ratio(best, middle):
+                gains.append((gain, label))
+    if not gains:
+        return Finding(obstacle="needs at least three batch sizes from 16 on; this study has fewer")
+    gain, label = sorted(gains, key=lambda found: found[0].value)[len(gains) // 2]
+    return Finding(gain, f"{label}, the median of {len(gains)} engines")
+
+
+def tvm_batch(study: Study) -> Finding:
+    """TVM's gain of a batch over single words."""
+    case = study.case("tvm", precision="fp32", cores="all")
+    return extreme({"TVM": (select(case, batch_size=BATCH), select(case, batch_size=SINGLE))}, largest=True)
+
+
+def tvm_against_others(batch_size: int, largest: bool) -> Measure:
+    """TVM's speed over that of the fastest other engine of the study, or of the slowest (`largest`)."""
+
+    def measure(study: Study) -> Finding:
+        case = {"precision": "fp32", "cores": "all", "batch_size": batch_size}
+        others = [engine for engine in study.measured() if engine != "tvm"]
+        pairs = {
+            f"TVM against {engine_title(engine)}": (study.case("tvm", **case), study.case(engine, **case))
+            for engine in others
+        }
+        return extreme(pairs, largest)
+
+    return measure
+
+
+def int8_gain(study: Study) -> Finding:
+    """The largest gain of INT8 over FP32 among the study's engines but TVM."""
+    pairs = {}
+    for engine in study.measured(["onnxruntime", "openvino", "deepsparse"]):
+        case = study.case(engine, batch_size=BATCH, cores="all")
+        pairs[engine_title(engine)] = (select(case, precision="int8"), select(case, precision="fp32"))
+    return extreme(pairs, largest=True)
+
+
+def max_pool_left_alone(study: Study) -> Finding:
+    """ONNX Runtime's speed with max-pool left in FP32 over that with every operator quantised."""
+    if study.ablation is None:
+        return Finding(obstacle="this study has no ablation of the quantised operators")
+    rows = select(study.ablation, engine="onnxruntime")
+    whole, left = select(rows, variant="every operator"), select(rows, variant="max-pool left in FP32")
+    for name, case in (("every operator", whole), ("max-pool left in FP32", left)):
+        if not (case["status"] == "ok").any():
+            return Finding(obstacle=f"ONNX Runtime, {name}: {why_missing(case)}")
+    whole, left = whole.iloc[0], left.iloc[0]
+    # Both are known by the range of their gains over FP32 only; the quotient's widest range is on the safe side.
+    low, high = left["ratio_low"] / whole["ratio_high"], left["ratio_high"] / whole["ratio_low"]
+    return Finding(Estimate(left["ratio"] / whole["ratio"], low, high, 1), "ONNX Runtime, QDQ, one core")
+
+
+def sparse_gain(engines: list[str], precision: str | None = None) -> Measure:
+    """The largest gain of a sparse network over the dense one, over engines, precisions and networks."""
+
+    def measure(study: Study) -> Finding:
+        if not study.sparse:
+            return Finding(obstacle="this study has no sparse network")
+        present = study.measured(engines)
+        if not present:
+            return Finding(obstacle=f"{' and '.join(map(engine_title, engines))}: not in this study")
+        pairs = {}
+        for engine in present:
+            for kind in ["fp32", "int8"] if precision is None else [precision]:
+                case = {"precision": kind, "batch_size": BATCH, "cores": "all"}
+                for network in study.sparse:
+                    rows = study.case(engine, **{**case, "network": network})
+                    if len(rows):
+                        label = f"{engine_title(engine)} {kind.upper()}, {network}"
+                        pairs[label] = (rows, study.case(engine, **case))
+        return extreme(pairs, largest=True)
+
+    return measure
+
+
+def both_sparsities(study: Study) -> Finding:
+    """What sparse activations add on top of sparse weights in dualsparse: best network of either kind, INT8."""
+    cases = select(study.benchmarks, engine="dualsparse", precision="int8", batch_size=BATCH, cores="1")
+    cases = cases[cases["network"].isin(study.sparse)]
+    sparse_activations = {name for name, spec in study.specs.items() if "column_gate" in spec or "k_winners" in spec}
+    gated = cases["network"].isin(sparse_activations)
+    weights, both = fastest(cases[~gated], "network"), fastest(cases[gated], "network")
+    if not throughput(weights) or not throughput(both):
+        return Finding(obstacle="dualsparse has no speed for a network of each kind: sparse weights alone, and both")
+    label = f"dualsparse INT8, one core: {both['network'].iloc[0]} against {weights['network'].iloc[0]}"
+    return extreme({label: (both, weights)}, largest=True)
+
+
+def best_cpu(study: Study, networks: list[str], engines: list[str]) -> tuple[str, Estimate] | None:
+    """Return label and throughput of the fastest case on the whole processor, over precisions."""
+    cases = select(study.benchmarks, batch_size=BATCH, cores="all")
+    found = {}
+    for (engine, network, precision), rows in cases.groupby(["engine", "network", "precision"], sort=False):
+        if engine in engines and network in networks and (estimate := throughput(rows)):
+            found[f"{engine_title(engine)} {precision.upper()}, {network}"] = estimate
+    if not found:
+        return None
+    label = max(found, key=lambda name: found[name].value)
+    return label, found[label]
+
+
+def cpu_over_fpga_dense(study: Study) -> Finding:
+    """The fastest dense INT8 engine over the published dense FPGA."""
+    cases = select(study.benchmarks, network=study.dense, batch_size=BATCH, cores="all", precision="int8")
+    found = {engine: throughput(rows) for engine, rows in cases.groupby("engine") if throughput(rows)}
+    if not found:
+        return Finding(obstacle="no engine has a speed for the dense INT8 network on the whole processor")
+    engine = max(found, key=lambda name: found[name].value)
+    return _only_on_many_cores(
+        study, Finding(found[engine].scaled(1 / study.chip("dense")), f"{engine_title(engine)} INT8")
+    )
+
+
+def fpga_over_cpu(network: str) -> Measure:
+    """The published sparse FPGA over the fastest sparse result of the engines that the study had."""
+
+    def measure(study: Study) -> Finding:
+        best = best_cpu(study, study.sparse, STUDY_ENGINES)
+        if best is None:
+            return Finding(obstacle="none of the study's engines has a speed for a sparse network here")
+        label, estimate = best
+        fpga = study.chip(network)
+        low, high = fpga / estimate.high, fpga / estimate.low
+        return _only_on_many_cores(
+            study, Finding(Estimate(fpga / estimate.value, low, high, estimate.rounds), f"best here: {label}")
+        )
+
+    return measure
+
+
+def _only_on_many_cores(study: Study, finding: Finding) -> Finding:
+    if study.cores < STUDY_CORES:
+        finding.obstacle = f"said of a processor with {STUDY_CORES} cores; this one has {study.cores}"
+    return finding
+
+
+def fpga_gain(study: Study) -> Finding:
+    """Nothing to measure without the FPGA."""
+    gain = study.chip("sparse-sparse") / study.chip("dense")
+    return Finding(obstacle=f"no FPGA here; the published throughputs give {gain:.1f}")
+
+
+def dense_accuracy(study: Study) -> Finding:
+    """Accuracy of the dense network over the seeds, in percent."""
+    rows = select(study.networks, network=study.dense)
+    finding = Finding(_over_seeds(100 * rows["accuracy"]), f"{len(rows)} seeds, {data_title(rows)}")
+    if not rows["dataset"].str.contains("speech_commands").all():
+        finding.obstacle = "said of Google Speech Commands"
+    return finding
+
+
+def sparse_accuracy(study: Study) -> Finding:
+    """Accuracy that the best network of about 95 % sparsity loses, seed by seed, in points."""
+    dense = select(study.networks, network=study.dense).set_index("seed")["accuracy"]
+    losses = {}
+    for network in study.sparse:
+        rows = select(study.networks, network=network).set_index("seed")
+        if (rows["nonzero_weights"] < NEAR_95 * rows["parameters"]).all():
+            losses[network] = _over_seeds(100 * (dense - rows["accuracy"]).dropna())
+    losses = {name: estimate for name, estimate in losses.items() if estimate}
+    if not losses:
+        return Finding(obstacle="no network here is about 95 % sparse")
+    best = min(losses, key=lambda name: losses[name].value)
+    return Finding(losses[best], f"{best}, {losses[best].rounds} seeds")
+
+
+def _over_seeds(values: pd.Series) -> Estimate | None:
+    return mean_interval(values)
+
+
+def fewer_macs(study: Study) -> Finding:
+    """Multiply-accumulates of the dense network over those of the one nearest to 95 % sparsity."""
+    mean = study.networks.groupby("network")[["nonzero_weights", "nonzero_macs", "parameters"]].mean()
+    sparse = mean[mean["nonzero_weights"] < NEAR_95 * mean["parameters"]]
+    if not len(sparse):
+        return Finding(obstacle="no network here is about 95 % sparse")
+    # The study's network is the one at 95 %: the nearest to it, not the sparsest of a sweep.
+    name = (sparse["nonzero_weights"] / sparse["parameters"] - 0.05).abs().idxmin()
+    gain = float(mean.loc[study.dense, "nonzero_macs"] / sparse.loc[name, "nonzero_macs"])
+    return Finding(Estimate(gain, gain, gain, 1), f"counted, not timed: {name}")
