@@ -20,6 +20,8 @@ PORTABLE_RATE = 1.2e4
 PORTABLE_LAYER, PORTABLE_VALUE = 15.0, 3e-3
 #: Multiplications per µs and thread in ONNX Runtime, zeros included, on x86 with AVX2 or more.
 RUNTIME_RATES = {"fp32": 5e4, "int8": 1.5e5}
+#: And for each value that a layer of 8-bit integers makes there, in µs: it is rounded by itself.
+RUNTIME_ROUNDING = 1e-3
 #: A linear layer of few samples waits for its weights, in ONNX Runtime and in the portable program.
 FEW_SAMPLES, FEW_SAMPLES_SHARE = 8, 0.3
 #: What it takes to hand values to ONNX Runtime and back, in µs; and for each value that goes into or out of a sequence.
@@ -77,6 +79,13 @@ def own_us(step: LayerStep, index: int, cycles: float | None) -> float:
     return multiplying + PORTABLE_VALUE * values + PORTABLE_LAYER / step.samples
 
 
+def _runtime_us(step: LayerStep, layer: FloatLayer | IntegerLayer) -> float:
+    """Return how many µs per sample and thread a layer of a sequence is expected to take in ONNX Runtime."""
+    multiplying = macs(layer) / RUNTIME_RATES[precision(layer)] / _waiting(step, layer)
+    rounded = len(layer.weight) * _positions(layer) if isinstance(layer, IntegerLayer) else 0
+    return multiplying + RUNTIME_ROUNDING * rounded
+
+
 def _waiting(step: LayerStep, layer: FloatLayer | IntegerLayer) -> float:
     """Return the share of the usual rate that a layer reaches."""
     return FEW_SAMPLES_SHARE if layer.kind == "linear" and step.samples < FEW_SAMPLES else 1.0
@@ -94,7 +103,7 @@ def better_elsewhere(plan: Plan, cycles: Cycles, threads: int) -> set[str]:
         costs = []
         for index, (layer, expected) in enumerate(zip(step.layers, planned, strict=True)):
             ours = own_us(step, index, expected) * step.samples / min(threads, step.samples)
-            theirs = MARGIN * macs(layer) / RUNTIME_RATES[precision(layer)] / _waiting(step, layer)
+            theirs = MARGIN * _runtime_us(step, layer)
             values = prod(layer.input_shape), prod(layer.output_shape)
             enter, leave = (step.samples * CROSSING_VALUE * count for count in values)
             costs.append(_Costs(ours, theirs * step.samples / threads, enter, leave))

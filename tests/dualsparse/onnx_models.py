@@ -175,6 +175,21 @@ def own_engine(source: Path | bytes, batch_size: int | None = None, threads: int
     return Engine(make_plan(import_onnx(source, batch_size)), threads, instruction_set)
 
 
+def quantised_by_onnxruntime(builder: ModelBuilder, folder: Path, **options: object) -> bytes:
+    """Return the QDQ model that ONNX Runtime's own tool makes, calibrated on random inputs."""
+
+    class Samples(onnxruntime.quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.samples = iter([{"input": random_input(builder, 20, seed)} for seed in range(3)])
+
+        def get_next(self) -> dict | None:
+            return next(self.samples, None)
+
+    source, target = builder.save(folder / "float.onnx"), folder / "int8.onnx"
+    onnxruntime.quantization.quantize_static(source, target, Samples(), per_channel=True, **options)
+    return target.read_bytes()
+
+
 def random_input(builder: ModelBuilder, batch_size: int, seed: int = 1) -> np.ndarray:
     shape = (batch_size, *builder.input_shape)
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

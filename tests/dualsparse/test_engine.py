@@ -14,7 +14,14 @@ import numpy as np
 import onnx
 import onnxruntime.quantization
 import pytest
-from onnx_models import ModelBuilder, assert_close, own_engine, random_input, run_onnxruntime
+from onnx_models import (
+    ModelBuilder,
+    assert_close,
+    own_engine,
+    quantised_by_onnxruntime,
+    random_input,
+    run_onnxruntime,
+)
 
 from dualsparse import Engine, InvalidInputError, reference
 from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS, best_instruction_set
@@ -37,21 +44,6 @@ def speech_network(column_gate: bool = False) -> ModelBuilder:
     if column_gate:
         builder.column_gate(10, 4, 1)
     return builder.flatten().gemm(20, density=0.2).node("Relu").gemm(5)
-
-
-def quantised_by_onnxruntime(builder: ModelBuilder, folder: Path, **options: object) -> bytes:
-    """Return the QDQ model that ONNX Runtime's own tool makes, calibrated on random inputs."""
-
-    class Samples(onnxruntime.quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.samples = iter([{"input": random_input(builder, 20, seed)} for seed in range(3)])
-
-        def get_next(self) -> dict | None:
-            return next(self.samples, None)
-
-    source, target = builder.save(folder / "float.onnx"), folder / "int8.onnx"
-    onnxruntime.quantization.quantize_static(source, target, Samples(), per_channel=True, **options)
-    return target.read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Who is to run a layer: the cheapest division of a sequence, and the counting of multiplications."""
 
 from itertools import pairwise, product
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from onnx_models import ModelBuilder
+from onnx_models import ModelBuilder, quantised_by_onnxruntime
 
 from dualsparse.division import divide
 from dualsparse.estimates import CROSSING, _cheapest, _Costs, node_macs
@@ -51,9 +52,9 @@ def study_network(density: float) -> ModelBuilder:
     return builder.flatten().gemm(1500, density).node("Relu").gemm(12)
 
 
-def runners(builder: ModelBuilder, batch_size: int, instruction_set: InstructionSet | None) -> set[type]:
+def runners(content: bytes, batch_size: int, instruction_set: InstructionSet | None) -> set[type]:
     """The kinds of steps that a network is divided into; nothing is compiled, so that any machine has all sets."""
-    plan, builders = divide(import_onnx(builder.content(), batch_size), 1, instruction_set)
+    plan, builders = divide(import_onnx(content, batch_size), 1, instruction_set)
     assert builders.keys() == {step for step in plan.steps if isinstance(step, LayerStep)}
     return {type(step) for step in plan.steps}
 
@@ -62,14 +63,21 @@ def runners(builder: ModelBuilder, batch_size: int, instruction_set: Instruction
 def test_dense_floats_go_to_onnxruntime_and_few_weights_stay(name: str):
     for density, runner in ((1.0, RuntimeStep), (0.01, LayerStep)):
         builder = ModelBuilder((64, 20, 20)).conv(64, (5, 5), density).node("Relu").conv(64, (5, 5), density)
-        assert runners(builder, 1, INSTRUCTION_SETS.get(name)) == {runner}
+        assert runners(builder.content(), 1, INSTRUCTION_SETS.get(name)) == {runner}
 
 
 # Those of x86, as are ONNX Runtime's rates.
 @pytest.mark.parametrize("name", ["avx512_vbmi", "avx512_vnni", "avx_vnni", "avx2"])
 def test_a_pruned_float_network_stays_at_any_batch_size(name: str):
     for batch_size in (1, 64):
-        assert runners(study_network(0.05), batch_size, INSTRUCTION_SETS[name]) == {LayerStep}
+        assert runners(study_network(0.05).content(), batch_size, INSTRUCTION_SETS[name]) == {LayerStep}
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_a_pruned_integer_network_stays_at_any_batch_size(name: str, tmp_path: Path):
+    content = quantised_by_onnxruntime(study_network(0.05), tmp_path, op_types_to_quantize=["Conv", "Gemm"])
+    for batch_size in (1, 64):
+        assert runners(content, batch_size, INSTRUCTION_SETS[name]) == {LayerStep}
 
 
 def test_one_layer_without_a_kernel_leaves_its_neighbours_theirs():
