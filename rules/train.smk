@@ -1,11 +1,37 @@
 # Networks: trained from initialisation, or pruned from a trained one.
 
 
+rule check_networks:
+    input:
+        networks=[file for network in NETWORKS for file in study.network_code(config, network)],
+        environment=environment("train"),
+        code=sources("check_networks"),
+    output:
+        "results/check_networks.json",
+    log:
+        "logs/check_networks.log",
+    # A wrong entry is found before the first training.
+    priority: 100
+    conda:
+        "../envs/train.yaml"
+    params:
+        python=python("train"),
+        networks=as_json({name: study.training_spec(config, name) for name in NETWORKS}),
+    message:
+        "Checking the networks' layers"
+    shell:
+        "{params.python} workflow/scripts/check_networks.py --networks {params.networks:q} --out {output} "
+        "2>&1 | tee {log}"
+
+
 rule train:
     input:
         data=f"results/prepare_dataset/{DATA}/dataset.json",
         features=f"results/extract_features/{DATA}/test.npz",
         teacher=teacher_model,
+        # Another network's entry is no reason to train this one again.
+        checked=ancient(rules.check_networks.output),
+        network=lambda wildcards: study.network_code(config, wildcards.network),
         environment=environment("train"),
         code=sources("train"),
     output:
@@ -40,6 +66,8 @@ rule prune:
         features=f"results/extract_features/{DATA}/test.npz",
         start=lambda wildcards: trained(config["networks"][wildcards.network]["start"], "model.pt", wildcards.seed),
         teacher=teacher_model,
+        checked=ancient(rules.check_networks.output),
+        network=lambda wildcards: study.network_code(config, wildcards.network),
         environment=environment("train"),
         code=sources("prune"),
     output:

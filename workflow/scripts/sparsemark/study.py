@@ -15,10 +15,12 @@ import yaml
 
 from sparsemark.engines import engine_class, engine_names
 from sparsemark.files import InputError
-from sparsemark.networks.sparsity_patterns import check_spec
+from sparsemark.networks.sparsity_patterns import DEFAULT_ARCHITECTURE, check_spec
 
 #: The keys of a network's entry that name another network, which is trained first.
 DEPENDENCIES = {"start", "teacher"}
+#: The keys that say what a network is. One that starts from another has that one's.
+ARCHITECTURE = ("architecture", "module", "width")
 SCRIPTS = Path(__file__).parents[1]
 ROOT = SCRIPTS.parents[1]
 
@@ -98,10 +100,21 @@ def validate(config: dict, source: str = "config.yaml") -> None:
         check_spec(spec, f"{source}: networks.{name}")
         if (measured := config["seeds"][0]) not in seeds(config, name):
             raise InputError(f"{source}: networks.{name}.seeds: expected {measured} in it, the seed that is measured")
+        _check_architecture(spec, f"{source}: networks.{name}")
         for key in sorted(DEPENDENCIES & spec.keys()):
             known([spec[key]], list(config["networks"]), f"networks.{name}.{key}")
     for name in config["networks"]:
         _check_dependencies(config["networks"], [name], source)
+
+
+def _check_architecture(spec: dict, where: str) -> None:
+    given = [key for key in ARCHITECTURE if key in spec]
+    if given and "start" in spec:
+        raise InputError(f"{where}.{given[0]}: a network that starts from another one has its architecture")
+    if {"architecture", "module"} <= spec.keys():
+        raise InputError(f"{where}: expected 'architecture' or 'module', not both")
+    if "module" in spec and not Path(spec["module"].rpartition(":")[0]).is_file():
+        raise InputError(f"{where}.module: expected FILE.py:CLASS with a file that exists, got {spec['module']!r}")
 
 
 def _check_dependencies(networks: dict, chain: list[str], source: str) -> None:
@@ -145,8 +158,29 @@ def seeds(config: dict, network: str) -> list[int]:
 
 
 def training_spec(config: dict, network: str) -> dict:
-    """Return what a network's entry says of its training; another list of seeds changes nothing for those it had."""
-    return {key: value for key, value in config["networks"][network].items() if key != "seeds"}
+    """Return what a network is and what its entry says of its training.
+
+    Another list of seeds changes nothing for those it had.
+    """
+    own = {key: value for key, value in config["networks"][network].items() if key != "seeds"}
+    first = config["networks"][chain(config, network)[-1]]
+    return {**{key: first[key] for key in ARCHITECTURE if key in first}, **own}
+
+
+def network_code(config: dict, network: str) -> list[str]:
+    """Return the file that says what a network computes, and what it imports of this package."""
+    spec = training_spec(config, network)
+    if "module" in spec:
+        return [spec["module"].rpartition(":")[0]]
+    return sources(f"sparsemark/networks/architectures/{spec.get('architecture', DEFAULT_ARCHITECTURE)}")
+
+
+def chain(config: dict, network: str) -> list[str]:
+    """Return the network, the one it starts from, and so on, to the one that starts from none."""
+    names = [network]
+    while (start := config["networks"][names[-1]].get("start")) is not None:
+        names.append(start)
+    return names
 
 
 def teacher(config: dict, network: str) -> str | None:
@@ -157,9 +191,7 @@ def teacher(config: dict, network: str) -> str | None:
     networks = config["networks"]
     if "teacher" in networks[network] or "start" not in networks[network]:
         return networks[network].get("teacher")
-    while (start := networks[network].get("start")) is not None:
-        network = start
-    return network
+    return chain(config, network)[-1]
 
 
 def model_path(config: dict, *, engine: str, precision: str, network: str, seed: int, batch_size: int) -> str | None:
