@@ -5,7 +5,7 @@
 rule benchmark:
     input:
         model=model_files,
-        features=f"results/extract_features/{DATA}/test.npz",
+        features=samples("test"),
         logits=lambda wildcards: trained(wildcards.network, "logits.npy", MEASURED_SEED),
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
         code=lambda wildcards: sources("benchmark", "engine_worker", f"sparsemark/engines/{wildcards.engine}"),
@@ -37,7 +37,7 @@ rule benchmark:
 rule evaluate:
     input:
         model=model_files,
-        features=f"results/extract_features/{DATA}/test.npz",
+        features=samples("test"),
         logits=lambda wildcards: trained(wildcards.network, "logits.npy", wildcards.seed),
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
         code=lambda wildcards: sources("evaluate", "engine_worker", f"sparsemark/engines/{wildcards.engine}"),
@@ -143,7 +143,7 @@ rule ablate_quantization:
 rule profile_operators:
     input:
         model=model_files,
-        features="results/extract_features/{data}/test.npz",
+        features=samples("test"),
         environment=lambda wildcards: environment(engine_environment(wildcards.engine)),
         code=lambda wildcards: sources("profile_operators", "attempt", f"sparsemark/engines/{wildcards.engine}"),
     output:

@@ -24,6 +24,8 @@ except InputError as error:
 DATA = study.data_name(config)
 CASES = study.cases(config)
 NETWORKS = list(config["networks"])
+TRAINED = study.trained_networks(config)
+FROM_FILES = study.file_networks(config)
 MEASURED_SEED = config["seeds"][0]
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 if not CONDA:
@@ -74,8 +76,45 @@ def engine_environment(engine):
 
 
 def trained(network, file, seed="{seed}"):
-    """A file that training or pruning leaves for a network, e.g. its model.pt."""
-    return f"results/{study.trainer(config, network)}/{DATA}/{network}/seed{seed}/{file}"
+    """A file that training, pruning or importing leaves for a network, e.g. its logits.npy."""
+    return f"results/{study.trainer(config, network)}/{study.data_of(config, network)}/{network}/seed{seed}/{file}"
+
+
+def samples(split):
+    """The input function for a network's samples, of `test` or `calibration`."""
+
+    def path(wildcards):
+        if wildcards.network in FROM_FILES:
+            return trained(wildcards.network, f"{split}.npz", MEASURED_SEED)
+        return f"results/extract_features/{DATA}/{split}.npz"
+
+    return path
+
+
+def network_file(network):
+    """The ONNX file of a network that comes from one, downloaded if it is an address."""
+    root = study.data_of(config, network)
+    file = config["networks"][root]["onnx"]
+    return f"data/download_network/{root}.onnx" if study.is_address(file) else file
+
+
+def network_files(network):
+    """Every file of the user's own that a network is made from."""
+    if network not in FROM_FILES:
+        return study.network_code(config, network)
+    entry = study.training_spec(config, network)
+    return [network_file(network), *([entry["data"]] if "data" in entry else [])]
+
+
+def exported(wildcards):
+    """A network as ONNX at a batch size."""
+    rule = "fix_batch_size" if wildcards.network in FROM_FILES else "export_onnx"
+    return f"results/{rule}/{wildcards.data}/{wildcards.network}/seed{wildcards.seed}/batch{wildcards.batch_size}.onnx"
+
+
+def exported_status(wildcards):
+    """The status of a network from a file at a batch size, which it may not have."""
+    return f"{exported(wildcards)}.json" if wildcards.network in FROM_FILES else []
 
 
 def teacher_model(wildcards):
@@ -129,9 +168,8 @@ def archive_options(paths):
     return " ".join(f"--{option} {path}" for option, path in zip(("archive", "test-archive"), paths))
 
 
-def sha256_option(dataset, part):
-    archive = config["datasets"][dataset][part]
-    return f"--sha256 {archive['sha256']}" if "sha256" in archive else ""
+def sha256_option(download):
+    return f"--sha256 {download['sha256']}" if "sha256" in download else ""
 
 
 def dataset_settings(dataset):
@@ -151,11 +189,16 @@ TRAINED_FILES = [
 
 def benchmark_files():
     return [
-        f"results/benchmark/{DATA}/{case.network}/{case.precision}/{case.engine}/"
+        f"results/benchmark/{study.data_of(config, case.network)}/{case.network}/{case.precision}/{case.engine}/"
         f"batch{case.batch_size}-cores{case.cores}/round{number}.json"
         for number in range(1, config["measuring"]["rounds"] + 1)
         for case in CASES
     ]
+
+
+def has_model(network, precision, engine):
+    case = {"network": network, "precision": precision, "engine": engine}
+    return study.model_path(config, **case, seed=MEASURED_SEED, batch_size=64) is not None
 
 
 def evaluation_files():
@@ -166,10 +209,10 @@ def evaluation_files():
     artefacts = {
         (case.network, case.precision, case.engine)
         for case in CASES
-        if case.precision in study.engine_class(case.engine).models
+        if has_model(case.network, case.precision, case.engine)
     }
     return [
-        f"results/evaluate/{DATA}/{network}/{precision}/{engine}/seed{seed}.json"
+        f"results/evaluate/{study.data_of(config, network)}/{network}/{precision}/{engine}/seed{seed}.json"
         for network, precision, engine in sorted(artefacts)
         for seed in (study.seeds(config, network) if precision == "int8" else [MEASURED_SEED])
     ]
@@ -200,17 +243,17 @@ def table_options(tables):
 # Engines whose tools ablate_quantization.py and profile_operators.py know.
 ABLATED = [engine for engine in ("onnxruntime", "openvino", "deepsparse") if engine in config["engines"]]
 PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"]]
-DENSE = next((name for name, spec in config["networks"].items() if not spec), NETWORKS[0])
+DENSE = next((name for name in TRAINED if not config["networks"][name]), (TRAINED or NETWORKS)[0])
 
 
 def ablation_files():
-    return [f"results/ablate_quantization/{DATA}/{DENSE}/{engine}.csv" for engine in ABLATED]
+    return [f"results/ablate_quantization/{DATA}/{DENSE}/{engine}.csv" for engine in ABLATED if TRAINED]
 
 
 def profile_files():
     """The dense network at batch size 64, before and after quantisation, in each engine that has a profiler."""
     return [
-        f"results/profile_operators/{DATA}/{DENSE}/{precision}/{engine}.csv"
+        f"results/profile_operators/{study.data_of(config, DENSE)}/{DENSE}/{precision}/{engine}.csv"
         for engine in PROFILED
         for precision in ("fp32", "int8")
         if precision in study.engine_class(engine).models

@@ -14,7 +14,7 @@ rule download_dataset:
         "../envs/workflow.yaml"
     params:
         url=lambda wildcards: config["datasets"][wildcards.dataset][wildcards.part]["url"],
-        sha256=lambda wildcards: sha256_option(wildcards.dataset, wildcards.part),
+        sha256=lambda wildcards: sha256_option(config["datasets"][wildcards.dataset][wildcards.part]),
     message:
         "Downloading {wildcards.dataset}, {wildcards.part} archive"
     shell:

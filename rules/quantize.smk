@@ -29,8 +29,9 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
         name:
             preparation
         input:
-            model=from_checkpoint if tool == "pytorch" else rules.export_onnx.output,
-            calibration=("results/extract_features/{data}/calibration.npz" if CALIBRATED in options else []),
+            model=from_checkpoint if tool == "pytorch" else exported,
+            model_status=[] if tool == "pytorch" else exported_status,
+            calibration=samples("calibration") if CALIBRATED in options else [],
             environment=environment(tool),
             code=sources(preparation, "attempt"),
         output:
@@ -47,10 +48,11 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
             python=python(tool),
             # Bound here, because a shell command is put together when its job runs, after the loop.
             script=lambda wildcards, preparation=preparation: f"workflow/scripts/{preparation}.py",
+            status=lambda wildcards, input: f"--input-status {input.model_status}" if input.model_status else "",
             options=lambda wildcards, input, options=options: options.format(input=input, wildcards=wildcards),
         message:
             f"{preparation}: {{wildcards.network}}, batch {{wildcards.batch_size}}"
         shell:
-            "python workflow/scripts/attempt.py {params.environment} --model {output.model} "
+            "python workflow/scripts/attempt.py {params.environment} {params.status} --model {output.model} "
             "--status {output.status} -- {params.python} {params.script} --model {input.model} {params.options} "
             "--out {output.model} > {log} 2>&1"

@@ -3,7 +3,7 @@
 
 rule check_networks:
     input:
-        networks=[file for network in NETWORKS for file in study.network_code(config, network)],
+        networks=[file for network in NETWORKS for file in network_files(network)],
         environment=environment("train"),
         code=sources("check_networks"),
     output:
@@ -17,10 +17,12 @@ rule check_networks:
     params:
         python=python("train"),
         networks=as_json({name: study.training_spec(config, name) for name in NETWORKS}),
+        files=as_json({name: network_file(name) for name in FROM_FILES}),
     message:
         "Checking the networks' layers"
     shell:
-        "{params.python} workflow/scripts/check_networks.py --networks {params.networks:q} --out {output} "
+        "{params.python} workflow/scripts/check_networks.py --networks {params.networks:q} "
+        "--files {params.files:q} --out {output} "
         "2>&1 | tee {log}"
 
 

@@ -81,6 +81,8 @@ def network_rows() -> list[dict]:
     return [
         {
             "network": network,
+            "kind": "trained",
+            "unit": "words",
             "dataset": "speech_commands_v0.02",
             "dataset_title": "Speech Commands v0.02",
             "class_set": "commands",
@@ -88,6 +90,7 @@ def network_rows() -> list[dict]:
             "accuracy": 0.97 + 0.001 * seed - (0.001 if left < 1 else 0.0),
             "test_clips": 4890,
             "parameters": PARAMETERS,
+            "weights": PARAMETERS,
             "nonzero_weights": int(PARAMETERS * left),
             "macs": MACS,
             "nonzero_macs": int(MACS * left),

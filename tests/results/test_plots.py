@@ -182,10 +182,10 @@ def test_a_study_without_a_dense_network_is_refused(tmp_path):
     ("content", "message"),
     [
         ("", "expected a readable CSV table"),
-        ("network,seed\ndense,1\n", "column 'dataset' is missing"),
+        ("network,seed\ndense,1\n", "column 'kind' is missing"),
         (
-            "network,dataset,dataset_title,class_set,seed,accuracy,test_clips,parameters,nonzero_weights,macs,nonzero_macs\n"
-            "dense,d,D,commands,one,0.9,1,1,1,1,1\n",
+            "network,kind,unit,dataset,dataset_title,class_set,seed,accuracy,test_clips,parameters,weights,"
+            "nonzero_weights,macs,nonzero_macs\ndense,trained,words,d,D,commands,one,0.9,1,1,1,1,1,1\n",
             "column 'seed': expected int",
         ),
     ],

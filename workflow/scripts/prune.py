@@ -32,6 +32,7 @@ from sparsemark.networks.weight_masks import (
     nonzero_masks,
     verify_masks,
     weight_of,
+    weights_of,
 )
 
 #: Share of the training in which weights are removed.
@@ -112,7 +113,7 @@ class GradualPruning:
         sparsity = spec["sparsity"]
         if not isinstance(sparsity, dict):
             # The trained network decides, once, how the layers share the sparsity asked for.
-            sparsity = global_sparsities(model, sparsity, pattern)
+            sparsity = global_sparsities(layers_of(model), weights_of(model), sparsity, pattern)
         for name, layer in layers_of(model).items():
             quads = name in sparsity and effective_pattern(layer, pattern) == "tap_quads"
             if quads and hasattr(model, "reorder_outputs"):

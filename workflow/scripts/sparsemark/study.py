@@ -15,12 +15,13 @@ import yaml
 
 from sparsemark.engines import engine_class, engine_names
 from sparsemark.files import InputError
+from sparsemark.networks.entries import ARCHITECTURE, FILE_KEYS, chain, check_entries, from_file, is_address
 from sparsemark.networks.sparsity_patterns import DEFAULT_ARCHITECTURE, check_spec
 
 #: The keys of a network's entry that name another network, which is trained first.
 DEPENDENCIES = {"start", "teacher"}
-#: The keys that say what a network is. One that starts from another has that one's.
-ARCHITECTURE = ("architecture", "module", "width")
+#: What makes an engine's model from a checkpoint, not from ONNX.
+FROM_CHECKPOINT = ("{trained}", "quantize_pytorch")
 SCRIPTS = Path(__file__).parents[1]
 ROOT = SCRIPTS.parents[1]
 
@@ -100,21 +101,11 @@ def validate(config: dict, source: str = "config.yaml") -> None:
         check_spec(spec, f"{source}: networks.{name}")
         if (measured := config["seeds"][0]) not in seeds(config, name):
             raise InputError(f"{source}: networks.{name}.seeds: expected {measured} in it, the seed that is measured")
-        _check_architecture(spec, f"{source}: networks.{name}")
         for key in sorted(DEPENDENCIES & spec.keys()):
             known([spec[key]], list(config["networks"]), f"networks.{name}.{key}")
     for name in config["networks"]:
         _check_dependencies(config["networks"], [name], source)
-
-
-def _check_architecture(spec: dict, where: str) -> None:
-    given = [key for key in ARCHITECTURE if key in spec]
-    if given and "start" in spec:
-        raise InputError(f"{where}.{given[0]}: a network that starts from another one has its architecture")
-    if {"architecture", "module"} <= spec.keys():
-        raise InputError(f"{where}: expected 'architecture' or 'module', not both")
-    if "module" in spec and not Path(spec["module"].rpartition(":")[0]).is_file():
-        raise InputError(f"{where}.module: expected FILE.py:CLASS with a file that exists, got {spec['module']!r}")
+    check_entries(config["networks"], f"{source}: networks")
 
 
 def _check_dependencies(networks: dict, chain: list[str], source: str) -> None:
@@ -147,13 +138,36 @@ def data_name(config: dict) -> str:
     return f"{config['dataset']['name']}-{config['dataset']['class_set']}"
 
 
+def data_of(config: dict, network: str) -> str:
+    """Return the `{data}` wildcard of a network: the study's, or the name of the entry that has its file."""
+    networks = config["networks"]
+    return chain(networks, network)[-1] if from_file(networks, network) else data_name(config)
+
+
 def trainer(config: dict, network: str) -> str:
-    """Return the rule that makes a network: `prune` if it starts from another one, `train` if from initialisation."""
+    """Return the rule that makes a network: `prune` if it starts from another one, `train` if from initialisation.
+
+    A network from a file, pruned or not, is made by `import_network`.
+    """
+    if from_file(config["networks"], network):
+        return "import_network"
     return "prune" if "start" in config["networks"][network] else "train"
 
 
+def trained_networks(config: dict) -> list[str]:
+    """Return the networks that this study trains, in the order of the configuration."""
+    return [name for name in config["networks"] if not from_file(config["networks"], name)]
+
+
+def file_networks(config: dict) -> list[str]:
+    """Return the networks that come from files, pruned ones included, in the order of the configuration."""
+    return [name for name in config["networks"] if from_file(config["networks"], name)]
+
+
 def seeds(config: dict, network: str) -> list[int]:
-    """Return the seeds that a network is trained with: its own, or those of the study."""
+    """Return the seeds that a network is trained with: its own, or those of the study. A file counts as one."""
+    if from_file(config["networks"], network):
+        return config["seeds"][:1]
     return config["networks"][network].get("seeds", config["seeds"])
 
 
@@ -163,8 +177,8 @@ def training_spec(config: dict, network: str) -> dict:
     Another list of seeds changes nothing for those it had.
     """
     own = {key: value for key, value in config["networks"][network].items() if key != "seeds"}
-    first = config["networks"][chain(config, network)[-1]]
-    return {**{key: first[key] for key in ARCHITECTURE if key in first}, **own}
+    first = config["networks"][chain(config["networks"], network)[-1]]
+    return {**{key: first[key] for key in (*ARCHITECTURE, *FILE_KEYS) if key in first}, **own}
 
 
 def network_code(config: dict, network: str) -> list[str]:
@@ -175,14 +189,6 @@ def network_code(config: dict, network: str) -> list[str]:
     return sources(f"sparsemark/networks/architectures/{spec.get('architecture', DEFAULT_ARCHITECTURE)}")
 
 
-def chain(config: dict, network: str) -> list[str]:
-    """Return the network, the one it starts from, and so on, to the one that starts from none."""
-    names = [network]
-    while (start := config["networks"][names[-1]].get("start")) is not None:
-        names.append(start)
-    return names
-
-
 def teacher(config: dict, network: str) -> str | None:
     """Return the network whose opinions `network` learns, if any.
 
@@ -191,16 +197,25 @@ def teacher(config: dict, network: str) -> str | None:
     networks = config["networks"]
     if "teacher" in networks[network] or "start" not in networks[network]:
         return networks[network].get("teacher")
-    return chain(config, network)[-1]
+    return chain(networks, network)[-1]
 
 
 def model_path(config: dict, *, engine: str, precision: str, network: str, seed: int, batch_size: int) -> str | None:
-    """Return the model file that `engine` loads for a case, or None if it has no model of that precision."""
+    """Return the model file that `engine` loads for a case, or None if it has no model of that precision.
+
+    A network from a file has none of the forms that are made from a trained network in PyTorch.
+    """
     template = engine_class(engine).models.get(precision)
-    if template is None:
+    file = from_file(config["networks"], network)
+    if template is None or (file and template.split("/")[0] in FROM_CHECKPOINT):
         return None
     return "results/" + template.format(
-        trained=trainer(config, network), data=data_name(config), network=network, seed=seed, batch_size=batch_size
+        trained=trainer(config, network),
+        exported="fix_batch_size" if file else "export_onnx",
+        data=data_of(config, network),
+        network=network,
+        seed=seed,
+        batch_size=batch_size,
     )
 
 

@@ -34,6 +34,8 @@ def obstacle(options: argparse.Namespace) -> Outcome | None:
         return outcome
     if options.model is None:
         why = engine.missing.get(options.precision, "there is no form of the network for it here")
+        if options.precision in engine.models:
+            why = "it runs networks that this study trained, as PyTorch has them, and this one comes from an ONNX file"
         return Outcome("unsupported", f"{engine.title} has no {options.precision}: {why}")
     status = options.model.with_name(f"{options.model.name}.json")
     if status.exists() and (outcome := _recorded(status)):

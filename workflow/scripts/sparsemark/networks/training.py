@@ -282,6 +282,8 @@ def save_results(
     layers = [{**layer, "activation_density": round(densities[layer["name"]], 4)} for layer in layer_table(model)]
     metrics = {
         "network": network,
+        "kind": "trained",
+        "unit": "words",
         "dataset": data.description["dataset"],
         "title": data.description["title"],
         "class_set": data.description["class_set"],
@@ -290,7 +292,7 @@ def save_results(
         "test_clips": len(labels),
         "validation_accuracy": history[-1]["validation_accuracy"],
         "parameters": sum(weight.numel() for weight in model.parameters()),
-        **{key: sum(layer[key] for layer in layers) for key in ("nonzero_weights", "macs", "nonzero_macs")},
+        **{key: sum(layer[key] for layer in layers) for key in ("weights", "nonzero_weights", "macs", "nonzero_macs")},
         "epochs": len(history),
         "seconds": round(sum(record["seconds"] for record in history), 1),
         "layers": layers,

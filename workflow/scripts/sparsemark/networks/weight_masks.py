@@ -17,6 +17,7 @@ from sparsemark.networks.sparsity_patterns import TAP_QUADS, Layer, effective_pa
 
 Sparsity = dict[str, float] | float
 Masks = dict[str, torch.Tensor]
+Weights = dict[str, torch.Tensor]
 
 
 def make_masks(model: nn.Module, spec: dict, generator: torch.Generator) -> Masks:
@@ -47,11 +48,22 @@ def weight_of(model: nn.Module, layer: str) -> torch.Tensor:
     return model.get_submodule(layer).weight
 
 
+def weights_of(model: nn.Module) -> Weights:
+    """Return the weights of all layers, on the CPU."""
+    return {name: weight_of(model, name).detach().cpu() for name in layers_of(model)}
+
+
 def magnitude_masks(model: nn.Module, sparsity: Sparsity, pattern: str) -> Masks:
+    """Return the masks that keep a network's weights of largest magnitude (see `largest`)."""
+    return largest(layers_of(model), weights_of(model), sparsity, pattern)
+
+
+def largest(layers: dict[str, Layer], weights: Weights, sparsity: Sparsity, pattern: str) -> Masks:
     """Return the masks that keep the weights of largest magnitude.
 
     Args:
-        model: the network.
+        layers: of a network, by name.
+        weights: of these layers, outputs first.
         sparsity: per layer, or a number: a global ranking over all layers then decides each layer's share.
         pattern: one of `sparsity_patterns.PATTERNS`; a block's score is its L2 norm.
 
@@ -59,9 +71,7 @@ def magnitude_masks(model: nn.Module, sparsity: Sparsity, pattern: str) -> Masks
         Per sparse layer, a bool tensor of its weight's shape, True for kept weights.
     """
     if not isinstance(sparsity, dict):
-        sparsity = global_sparsities(model, sparsity, pattern)
-    layers = layers_of(model)
-    weights = {name: weight_of(model, name).detach().cpu() for name in sparsity}
+        sparsity = global_sparsities(layers, weights, sparsity, pattern)
     return {name: layer_mask(layers[name], weights[name].abs(), value, pattern) for name, value in sparsity.items()}
 
 
@@ -83,16 +93,18 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
             weight_of(model, name).masked_fill_(~mask, 0.0)
 
 
-def global_sparsities(model: nn.Module, sparsity: float, pattern: str) -> dict[str, float]:
+def global_sparsities(
+    layers: dict[str, Layer], weights: Weights, sparsity: float, pattern: str
+) -> dict[str, float]:
     """Turn one sparsity for the whole network into one per layer, by ranking all weights (or blocks) together.
 
     Magnitudes of different layers don't compare, so each weight's square is divided by the sum of the squares of its
     layer's weights that are not smaller (layer-adaptive magnitude pruning, Lee et al., 2021). A layer's largest weight
     scores 1: no layer is ever removed whole.
     """
-    scores, layers = {}, layers_of(model)
+    scores = {}
     for name, layer in layers.items():
-        norms = _block_norms(_view(layer, weight_of(model, name).detach().cpu()), effective_pattern(layer, pattern))
+        norms = _block_norms(_view(layer, weights[name]), effective_pattern(layer, pattern))
         squares = norms.flatten().square().sort(descending=True).values.double()
         scores[name] = squares / squares.cumsum(0)
     together = torch.cat(list(scores.values()))
