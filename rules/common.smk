@@ -108,8 +108,8 @@ def network_files(network):
 
 def exported(wildcards):
     """A network as ONNX at a batch size."""
-    rule = "fix_batch_size" if wildcards.network in FROM_FILES else "export_onnx"
-    return f"results/{rule}/{wildcards.data}/{wildcards.network}/seed{wildcards.seed}/batch{wildcards.batch_size}.onnx"
+    folder = "fix_batch_size" if wildcards.network in FROM_FILES else "export_onnx"
+    return f"results/{folder}/{wildcards.data}/{wildcards.network}/seed{wildcards.seed}/batch{wildcards.batch_size}.onnx"
 
 
 def exported_status(wildcards):

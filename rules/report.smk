@@ -13,6 +13,7 @@ TABLES = {
     "ablation": ablation_files(),
     "profile": profile_files(),
 }
+OWN, GENERAL = "5 Networks from files", "7 Tables"
 # Snakemake sorts the sections of a report by name, hence their numbers.
 # Name: the section of the report, the label there, and the tables it is made from, which are its options, too.
 PAGES = {
@@ -81,6 +82,11 @@ PAGES = {
         "Accuracy against throughput",
         ["benchmarks", "networks", "accuracies"],
     ),
+    "plot_small_dense": (
+        "3 Sparse networks",
+        "Against smaller dense networks",
+        ["benchmarks", "networks", "accuracies"],
+    ),
     "plot_dualsparse_gain": (
         "4 dualsparse",
         "How its gain splits",
@@ -91,23 +97,32 @@ PAGES = {
         "Against the other engines",
         ["benchmarks", "networks", "accuracies"],
     ),
-    "tabulate_claims": ("5 Claims", "The study's claims", ["claims"]),
-    "tabulate_networks": ("6 Tables", "Networks", ["benchmarks", "networks", "config"]),
-    "tabulate_accuracies": ("6 Tables", "Accuracies", ["networks", "accuracies"]),
-    "tabulate_engines": ("6 Tables", "Engines: what really ran", ["benchmarks"]),
+    "plot_own_networks": (
+        OWN,
+        "Throughput",
+        ["benchmarks", "networks"],
+    ),
+    "tabulate_claims": ("6 Claims", "The study's claims", ["claims"]),
+    "tabulate_networks": ("7 Tables", "Networks", ["benchmarks", "networks", "config"]),
+    "tabulate_accuracies": ("7 Tables", "Accuracies", ["networks", "accuracies"]),
+    "tabulate_engines": ("7 Tables", "Engines: what really ran", ["benchmarks"]),
     "tabulate_benchmarks": (
-        "6 Tables",
+        "7 Tables",
         "Every measurement",
         ["benchmarks", "networks", "accuracies"],
     ),
 }
+# Without a network that is trained, the study's own questions have no answers; without a file, that section has none.
+SECTIONS = {page[0] for page in PAGES.values()} if TRAINED else {OWN, GENERAL}
+SECTIONS -= set() if FROM_FILES else {OWN}
+PAGES = {name: page for name, page in PAGES.items() if page[0] in SECTIONS}
 # What a complete study leaves.
 RESULTS = [
     "results/config.yaml",
     "results/networks.csv",
     "results/accuracies.csv",
     "results/benchmarks.csv",
-    "results/claims.csv",
+    *(["results/claims.csv"] if TRAINED else []),
     "results/summary.rst",
     *map(page_file, PAGES),
 ]
@@ -158,7 +173,7 @@ rule summarize_study:
         benchmarks="results/benchmarks.csv",
         networks="results/networks.csv",
         accuracies="results/accuracies.csv",
-        claims="results/claims.csv",
+        claims="results/claims.csv" if TRAINED else [],
         code=sources("summarize_study"),
     output:
         "results/summary.rst",
@@ -166,11 +181,13 @@ rule summarize_study:
         "logs/summarize_study.log",
     conda:
         "../envs/workflow.yaml"
+    params:
+        claims=lambda wildcards, input: f"--claims {input.claims}" if input.claims else "",
     message:
         "Summarising what was found"
     shell:
         "python workflow/scripts/summarize_study.py --benchmarks {input.benchmarks} --networks {input.networks} "
-        "--accuracies {input.accuracies} --claims {input.claims} --out {output} > {log} 2>&1"
+        "--accuracies {input.accuracies} {params.claims} --out {output} > {log} 2>&1"
 
 
 for page, (section, label, tables) in PAGES.items():

@@ -31,7 +31,9 @@ OPTIONS = {
     "plot_accuracy_sparsity": ["networks", "config"],
     "plot_throughput_sparsity": ["benchmarks", "networks", "config"],
     "plot_pareto": ["benchmarks", "networks", "accuracies"],
+    "plot_small_dense": ["benchmarks", "networks", "accuracies"],
     "plot_dualsparse_gain": ["benchmarks", "networks", "config", "accuracies"],
+    "plot_own_networks": ["benchmarks", "networks"],
     "plot_quantization": ["benchmarks", "ablation"],
     "plot_operator_time": ["benchmarks", "profile"],
 }

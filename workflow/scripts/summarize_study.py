@@ -4,6 +4,7 @@ It is reStructuredText, which report/workflow.rst includes. Every number in it c
 """
 
 import re
+from pathlib import Path
 
 import pandas as pd
 
@@ -20,8 +21,8 @@ from sparsemark.results.measurements import (
     input_parser,
     kilo,
     load_accuracies,
+    load_all_networks,
     load_benchmarks,
-    load_networks,
     load_table,
     precision_title,
     select,
@@ -50,10 +51,13 @@ def ran(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
         f"**Measured:** {len(cases)} cases in {benchmarks['round'].nunique()} rounds; {len(measured)} have a speed. "
         f"Engines: {engines}.",
     ]
-    trained = networks.groupby("network", sort=False)
-    accuracies = [f"{escaped(name)} {100 * rows['accuracy'].mean():.1f} %" for name, rows in trained]
+    known = networks.dropna(subset="accuracy")
+    accuracies = [
+        f"{escaped(name)} {100 * rows['accuracy'].mean():.1f} %" for name, rows in known.groupby("network", sort=False)
+    ]
     seeds = networks["seed"].nunique()
-    entries.append(f"**Accuracy** (FP32, {seeds} seed{'s' * (seeds != 1)}): {', '.join(accuracies)}.")
+    if accuracies:
+        entries.append(f"**Accuracy** (FP32, {seeds} seed{'s' * (seeds != 1)}): {', '.join(accuracies)}.")
     return entries
 
 
@@ -122,6 +126,37 @@ def found_ours(benchmarks: pd.DataFrame, networks: pd.DataFrame, dense: str) -> 
     return entries
 
 
+def found_own(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
+    """Return, per network from a file, its fastest engines, and what pruning it would gain."""
+    entries = []
+    for file, rows in networks[networks["kind"] != "trained"].groupby("dataset", sort=False):
+        unit = rows["unit"].iloc[0]
+        cases = benchmarks[benchmarks["network"].isin(rows["network"])]
+        for (batch_size, cores), own in cases.groupby(["batch_size", "cores"]):
+            parts = []
+            for precision, measured in select(own, network=file).groupby("precision"):
+                best = fastest(measured, "engine")
+                if speed := throughput(best):
+                    engine = escaped(engine_title(best["engine"].iloc[0]))
+                    parts.append(f"{engine} {with_interval(speed)} in {precision_title(precision)}")
+            gains = {}
+            for (name, engine, precision), measured in own[own["network"] != file].groupby(
+                ["network", "engine", "precision"]
+            ):
+                base = select(own, network=file, engine=engine, precision=precision)
+                if gain := ratio(measured, base):
+                    gains[f"{escaped(name)} in {escaped(engine_title(engine))} {precision_title(precision)}"] = gain
+            if gains:
+                label = max(gains, key=lambda name: gains[name].value)
+                parts.append(f"the largest gain of a what-if, {with_interval(gains[label], times)} ({label})")
+            if parts:
+                place = "one core" if cores == "1" else "whole processor"
+                entries.append(
+                    f"**{escaped(file)}, batch size {batch_size}, {place},** fastest in {unit}/s: {'; '.join(parts)}."
+                )
+    return entries
+
+
 def missing(benchmarks: pd.DataFrame) -> list[str]:
     """Return the engines and precisions without any speed, each with its first reason."""
     entries = []
@@ -136,6 +171,23 @@ def missing(benchmarks: pd.DataFrame) -> list[str]:
     return entries
 
 
+def found_study(
+    benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: pd.DataFrame, claims: Path
+) -> list[str]:
+    """Return what was found for the networks that the study trained, and how its claims fared."""
+    verdicts = load_table(claims, dict.fromkeys(COLUMNS, str))["verdict"]
+    if unknown := set(verdicts) - {CONFIRMED, REFUTED, UNDECIDED}:
+        raise InputError(f"{claims}: column 'verdict': {unknown.pop()!r} is no verdict")
+    counts = ", ".join(f"{(verdicts == name).sum()} {name}" for name in (CONFIRMED, REFUTED, UNDECIDED))
+    dense = dense_network(networks)
+    return [
+        *found_dense(benchmarks, dense),
+        *found_sparse(benchmarks, networks, accuracies),
+        *found_ours(benchmarks, networks, dense),
+        f"**Claims of the study:** {counts}.",
+    ]
+
+
 def section(title: str, entries: list[str]) -> str:
     """Return a section with a bullet list, or nothing if the list is empty."""
     if not entries:
@@ -145,17 +197,15 @@ def section(title: str, entries: list[str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = input_parser(__doc__, "benchmarks", "networks", "accuracies", "claims").parse_args(arguments)
+    parser = input_parser(__doc__, "benchmarks", "networks", "accuracies")
+    parser.add_argument("--claims", type=Path, help="claims.csv; a study that trains no network has none")
+    options = parser.parse_args(arguments)
     benchmarks = load_benchmarks(options.benchmarks)
-    networks = load_networks(options.networks)
-    accuracies = load_accuracies(options.accuracies)
-    verdicts = load_table(options.claims, dict.fromkeys(COLUMNS, str))["verdict"]
-    if unknown := set(verdicts) - {CONFIRMED, REFUTED, UNDECIDED}:
-        raise InputError(f"{options.claims}: column 'verdict': {unknown.pop()!r} is no verdict")
-    dense = dense_network(networks)
-    counts = ", ".join(f"{(verdicts == name).sum()} {name}" for name in (CONFIRMED, REFUTED, UNDECIDED))
-    found = found_dense(benchmarks, dense) + found_sparse(benchmarks, networks, accuracies)
-    found += [*found_ours(benchmarks, networks, dense), f"**Claims of the study:** {counts}."]
+    networks = load_all_networks(options.networks)
+    found = found_own(benchmarks, networks)
+    if options.claims:
+        trained = select(networks, kind="trained")
+        found = found_study(benchmarks, trained, load_accuracies(options.accuracies), options.claims) + found
     text = section("What ran", ran(benchmarks, networks)) + section("What was found", found)
     text += section("What has no speed, and why", missing(benchmarks))
     with atomic_path(options.out) as partial:
