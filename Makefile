@@ -16,7 +16,7 @@ test: .venv/deployed.json
 check: .venv/deployed.json
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/snakefmt --check Snakefile rules
+	.venv/bin/snakefmt --check Snakefile workflow/Snakefile rules
 	$(SNAKEMAKE) --lint
 
 .venv/deployed.json: envs/workflow.yaml workflow/scripts/deploy_env.py

@@ -1,21 +1,29 @@
 # What the other rules files share. What needs no Snakemake is in workflow/scripts/sparsemark/study.py, where it is tested.
-import fcntl
 import json
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import yaml
+from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
-from snakemake.settings.types import DeploymentMethod
+from snakemake.utils import update_config
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
+# Of the workflow's own folder, this one is inside.
+sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow" / "scripts"))
 
 from sparsemark import study
-from sparsemark.files import InputError
-from sparsemark.study import sources
+from sparsemark.files import InputError, exclusive_lock
+from sparsemark.networks.entries import is_address
+from sparsemark.study import fingerprint
 
+if workflow.modifier.skip_configfile:
+    # A workflow that uses this one as a module: its configuration is an overlay, too.
+    overlay, config = config, load_configfile(study.ROOT / "config.yaml")
+    update_config(config, overlay)
 # Overlays given on the command line come first in Snakemake's list.
-overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != Path("config.yaml").resolve()]
+overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != study.ROOT / "config.yaml"]
 try:
     study.validate(config, " + ".join(["config.yaml", *overlays]))
 except InputError as error:
@@ -27,10 +35,6 @@ NETWORKS = list(config["networks"])
 TRAINED = study.trained_networks(config)
 FROM_FILES = study.file_networks(config)
 MEASURED_SEED = config["seeds"][0]
-CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-if not CONDA:
-    # A job's `python` is the one that runs Snakemake, whether or not its environment is activated.
-    shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
 # A benchmark takes every core that Snakemake may use, so nothing else runs beside it.
 EVERY_CORE = workflow.cores if isinstance(workflow.cores, int) else os.cpu_count()
 
@@ -47,32 +51,13 @@ wildcard_constraints:
 
 
 def lock_study():
-    """Let one run at a time change this folder. The system drops the lock with its process, however that ends."""
-    global study_lock
+    """Let one run at a time change this folder."""
     Path(".snakemake").mkdir(exist_ok=True)
-    study_lock = open(".snakemake/study.lock", "w")
     try:
-        fcntl.flock(study_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        # Never closed: the lock goes with this process.
+        ExitStack().enter_context(exclusive_lock(Path(".snakemake/study.lock")))
+    except BlockingIOError:
         raise WorkflowError("another run of the study is at work in this folder; wait for it, or end it") from None
-
-
-def environment(name):
-    """The input that makes a job wait for its environment; conda's are deployed by Snakemake itself."""
-    return [] if CONDA else f"{study.environment_prefix(name)}/deployed.json"
-
-
-def environment_option(name):
-    return "" if CONDA else f"--environment-status {environment(name)}"
-
-
-def python(name):
-    """The interpreter of an environment: conda's is activated for the job, pip's has a folder."""
-    return "python" if CONDA else f"{study.environment_prefix(name)}/bin/python"
-
-
-def engine_environment(engine):
-    return study.engine_class(engine).environment
 
 
 def trained(network, file, seed="{seed}"):
@@ -81,7 +66,7 @@ def trained(network, file, seed="{seed}"):
 
 
 def samples(split):
-    """The input function for a network's samples, of `test` or `calibration`."""
+    """A network's samples, of `test` or `calibration`, as an input."""
 
     def path(wildcards):
         if wildcards.network in FROM_FILES:
@@ -95,15 +80,33 @@ def network_file(network):
     """The ONNX file of a network that comes from one, downloaded if it is an address."""
     root = study.data_of(config, network)
     file = config["networks"][root]["onnx"]
-    return f"data/download_network/{root}.onnx" if study.is_address(file) else file
+    return f"data/download_network/{root}.onnx" if is_address(file) else file
 
 
-def network_files(network):
-    """Every file of the user's own that a network is made from."""
-    if network not in FROM_FILES:
-        return study.network_code(config, network)
-    entry = study.training_spec(config, network)
-    return [network_file(network), *([entry["data"]] if "data" in entry else [])]
+def own_files(network):
+    """The files of the user's own that a network is made from."""
+    spec = study.training_spec(config, network)
+    if network in FROM_FILES:
+        return [network_file(network), *([spec["data"]] if "data" in spec else [])]
+    return [spec["module"].rpartition(":")[0]] if "module" in spec else []
+
+
+def own_files_of(wildcards):
+    return own_files(wildcards.network)
+
+
+def network_address(wildcards):
+    return config["networks"][wildcards.network]["onnx"]
+
+
+def network_code(name):
+    """The fingerprint of a program and of the architecture that it trains, as a parameter."""
+
+    def code(wildcards):
+        architecture = study.architecture(config, wildcards.network)
+        return fingerprint(name, *([f"sparsemark/networks/architectures/{architecture}"] if architecture else []))
+
+    return code
 
 
 def exported(wildcards):
@@ -117,10 +120,36 @@ def exported_status(wildcards):
     return f"{exported(wildcards)}.json" if wildcards.network in FROM_FILES else []
 
 
+def input_status(wildcards, input):
+    return f"--input-status {input.model_status}" if input.model_status else ""
+
+
 def teacher_model(wildcards):
     """The trained network whose opinions a network learns, or nothing."""
     teacher = study.teacher(config, wildcards.network)
     return trained(teacher, "model.pt", wildcards.seed) if teacher else []
+
+
+def teacher_option(wildcards, input):
+    return f"--teacher {input.teacher}" if input.teacher else ""
+
+
+def start_model(wildcards):
+    """The trained network that a network is pruned from."""
+    return trained(config["networks"][wildcards.network]["start"], "model.pt", wildcards.seed)
+
+
+def training_spec(wildcards):
+    return as_json(study.training_spec(config, wildcards.network))
+
+
+def reference_logits(wildcards):
+    """What the trained network itself answers to the test clips."""
+    return trained(wildcards.network, "logits.npy", wildcards.seed)
+
+
+def measured_logits(wildcards):
+    return trained(wildcards.network, "logits.npy", MEASURED_SEED)
 
 
 def from_checkpoint(wildcards):
@@ -154,28 +183,29 @@ def model_option(wildcards):
     return f"--model {files[0]}" if files else ""
 
 
-def captions():
-    """Every text of the report; a changed one makes the report again, and nothing else."""
-    return sorted(str(path) for path in Path(workflow.basedir, "report").glob("*.rst"))
-
-
 def archives(wildcards):
     entry = config["datasets"][wildcards.dataset]
     return [f"data/download_dataset/{wildcards.dataset}/{part}.tar.gz" for part in ("train", "test") if part in entry]
 
 
-def archive_options(paths):
-    return " ".join(f"--{option} {path}" for option, path in zip(("archive", "test-archive"), paths))
+def archive_options(wildcards, input):
+    return " ".join(f"--{option} {path}" for option, path in zip(("archive", "test-archive"), input.archives))
 
 
-def sha256_option(download):
-    return f"--sha256 {download['sha256']}" if "sha256" in download else ""
+def sha256_option(wildcards):
+    archive = config["datasets"][wildcards.dataset][wildcards.part]
+    return f"--sha256 {archive['sha256']}" if "sha256" in archive else ""
 
 
-def dataset_settings(dataset):
-    entry = config["datasets"][dataset]
+def network_sha256_option(wildcards):
+    entry = config["networks"][wildcards.network]
+    return f"--sha256 {entry['sha256']}" if "sha256" in entry else ""
+
+
+def dataset_settings(wildcards):
+    entry = config["datasets"][wildcards.dataset]
     described = {key: entry[key] for key in ("title", "notes") if key in entry}
-    return {**entry.get("settings", {}), **described}
+    return as_json({**entry.get("settings", {}), **described})
 
 
 TRAINED_FILES = [
@@ -227,34 +257,86 @@ def round_priority(wildcards):
     return -int(wildcards.round)
 
 
-def page_file(page):
-    """Figures are drawn, tables are written."""
-    return f"results/figures/{page}.svg" if page.startswith("plot_") else f"results/tables/{page}.html"
-
-
-def table_options(tables):
-    """The options of a page's script: each table's name and its files."""
-    files = {table: TABLES[table] for table in tables}
-    return " ".join(
-        f"--{table} {' '.join([found] if isinstance(found, str) else found)}" for table, found in files.items()
-    )
-
-
 # Engines whose tools ablate_quantization.py and profile_operators.py know.
 ABLATED = [engine for engine in ("onnxruntime", "openvino", "deepsparse") if engine in config["engines"]]
 PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"]]
-DENSE = next((name for name in TRAINED if not config["networks"][name]), (TRAINED or NETWORKS)[0])
+DENSE = next((name for name in TRAINED if not config["networks"][name]), TRAINED[0] if TRAINED else None)
 
 
 def ablation_files():
-    return [f"results/ablate_quantization/{DATA}/{DENSE}/{engine}.csv" for engine in ABLATED if TRAINED]
+    return [f"results/ablate_quantization/{DATA}/{DENSE}/{engine}.csv" for engine in ABLATED if DENSE]
 
 
 def profile_files():
     """The dense network at batch size 64, before and after quantisation, in each engine that has a profiler."""
     return [
-        f"results/profile_operators/{study.data_of(config, DENSE)}/{DENSE}/{precision}/{engine}.csv"
+        f"results/profile_operators/{DATA}/{DENSE}/{precision}/{engine}.csv"
         for engine in PROFILED
         for precision in ("fp32", "int8")
-        if precision in study.engine_class(engine).models
+        if DENSE and precision in study.engine_class(engine).models
     ]
+
+
+def options_of_tool(pattern):
+    """The options of a preparation's script, as a parameter."""
+
+    def options(wildcards, input):
+        return pattern.format(input=input, wildcards=wildcards)
+
+    return options
+
+
+# What pages are made from: the study's own tables, and one of the workflow's.
+TABLES = {
+    "benchmarks": "results/benchmarks.csv",
+    "networks": "results/networks.csv",
+    "accuracies": "results/accuracies.csv",
+    "claims": "results/claims.csv",
+    "config": "results/config.yaml",
+    "ablation": ablation_files(),
+    "profile": profile_files(),
+}
+PUBLISHED = "resources/fpga.csv"
+PAGES = yaml.safe_load((study.ROOT / "report/pages.yaml").read_text(encoding="utf-8"))
+# Without a trained network the study's own questions have no answers; without a file, its section has nothing to show.
+OWN_SECTION, TABLES_SECTION = "5 Networks from files", "7 Tables"
+if not TRAINED:
+    PAGES = {name: page for name, page in PAGES.items() if page["section"] in (OWN_SECTION, TABLES_SECTION)}
+if not FROM_FILES:
+    PAGES = {name: page for name, page in PAGES.items() if page["section"] != OWN_SECTION}
+
+
+def page_file(page):
+    """Figures are drawn, tables are written."""
+    return f"results/figures/{page}.svg" if page.startswith("plot_") else f"results/tables/{page}.html"
+
+
+def page_tables(page):
+    """The files of the study that a page is made from."""
+    return [TABLES[table] for table in PAGES[page]["tables"] if table != "published"]
+
+
+def page_code(page):
+    return fingerprint(page, files=(PUBLISHED,) if "published" in PAGES[page]["tables"] else ())
+
+
+def page_options(page):
+    """The options of a page's program, each table's name and its files, as a parameter."""
+
+    def options(wildcards, output):
+        files = TABLES | {"published": here(study.ROOT / PUBLISHED)}
+        return " ".join(
+            f"--{table} {files[table] if isinstance(files[table], str) else ' '.join(files[table])}"
+            for table in PAGES[page]["tables"]
+        )
+
+    return options
+
+
+def report_files():
+    """What the report is made from beside the results: its texts and its style."""
+    return tuple(str(path.relative_to(study.ROOT)) for path in sorted((study.ROOT / "report").iterdir()))
+
+
+def deployment(wildcards, output):
+    return "--sdm conda" if CONDA else ""

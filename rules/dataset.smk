@@ -2,31 +2,31 @@
 
 
 rule download_dataset:
-    input:
-        code=sources("download_dataset"),
     output:
         "data/download_dataset/{dataset}/{part}.tar.gz",
     log:
         "logs/download_dataset/{dataset}-{part}.log",
     wildcard_constraints:
         part="train|test",
+    retries: 2
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:
-        url=lambda wildcards: config["datasets"][wildcards.dataset][wildcards.part]["url"],
-        sha256=lambda wildcards: sha256_option(config["datasets"][wildcards.dataset][wildcards.part]),
+        code=fingerprint("download_dataset"),
+        program=program("download_dataset"),
+        url=lookup("datasets/{dataset}/{part}/url", within=config),
+        sha256=sha256_option,
     message:
         "Downloading {wildcards.dataset}, {wildcards.part} archive"
     shell:
-        "python workflow/scripts/download_dataset.py --url {params.url:q} {params.sha256} --out {output} "
-        "2>&1 | tee {log}"
+        "{params.program} --url {params.url:q} {params.sha256} --out {output} " "2>&1 | tee {log}"
 
 
 rule prepare_dataset:
     input:
         archives=archives,
         environment=environment("train"),
-        code=sources("prepare_dataset"),
     output:
         waveforms=expand(
             "results/prepare_dataset/{{dataset}}-{{class_set}}/{file}",
@@ -44,14 +44,16 @@ rule prepare_dataset:
         "../envs/train.yaml"
     threads: 8
     params:
-        python=python("train"),
-        folder=lambda wildcards, output: os.path.dirname(output.waveforms[0]),
-        archives=lambda wildcards, input: archive_options(input.archives),
-        settings=lambda wildcards: as_json(dataset_settings(wildcards.dataset)),
+        code=fingerprint("prepare_dataset"),
+        deploy=deploy("train"),
+        program=program("prepare_dataset", "train"),
+        folder=subpath(output[0], parent=True),
+        archives=archive_options,
+        settings=dataset_settings,
     message:
         "Preparing the data set {wildcards.dataset}, class set {wildcards.class_set}"
     shell:
-        "{params.python} workflow/scripts/prepare_dataset.py --dataset {wildcards.dataset} "
+        "{params.deploy} {params.program} --dataset {wildcards.dataset} "
         "--class-set {wildcards.class_set} --settings {params.settings:q} {params.archives} "
         "--threads {threads} --out {params.folder} 2>&1 | tee {log}"
 
@@ -60,7 +62,6 @@ rule extract_features:
     input:
         data=rules.prepare_dataset.output,
         environment=environment("train"),
-        code=sources("extract_features"),
     output:
         train="results/extract_features/{dataset}-{class_set}/train.npy",
         noise="results/extract_features/{dataset}-{class_set}/noise.npy",
@@ -77,12 +78,14 @@ rule extract_features:
         "../envs/train.yaml"
     threads: 8
     params:
-        python=python("train"),
-        data=lambda wildcards, input: os.path.dirname(input.data[0]),
-        folder=lambda wildcards, output: os.path.dirname(output.test),
+        code=fingerprint("extract_features"),
+        deploy=deploy("train"),
+        program=program("extract_features", "train"),
+        data=subpath(input[0], parent=True),
+        folder=subpath(output.test, parent=True),
         clips=config["quantization"]["calibration_clips"],
     message:
         "Log-mel features of all clips"
     shell:
-        "{params.python} workflow/scripts/extract_features.py --data {params.data} "
+        "{params.deploy} {params.program} --data {params.data} "
         "--calibration-clips {params.clips} --threads {threads} --out {params.folder} > {log} 2>&1"

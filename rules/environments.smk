@@ -1,31 +1,38 @@
-# Environments without conda: each file of envs/ becomes a virtual environment, by pip. With `--sdm conda`, Snakemake
-# deploys the same files itself and no job of this file runs.
+# Environments. Each file of envs/ becomes a virtual environment in the working folder's .envs/, by pip; with `--sdm
+# conda`, Snakemake deploys the same file itself, and what is left is to record it. How jobs name them: programs.smk.
 
 
 rule deploy_env:
-    input:
-        env_file="envs/{environment}.yaml",
-        script="workflow/scripts/deploy_env.py",
     output:
-        ".envs/{environment}-{hash}/deployed.json",
+        "results/deploy_env/{environment}-{hash}.json",
     log:
         "logs/deploy_env/{environment}-{hash}.log",
     wildcard_constraints:
         environment="[a-z0-9_]+",
         hash="[0-9a-f]{8}",
+    localrule: True
     conda:
-        "../envs/workflow.yaml"
+        "../envs/{environment}.yaml"
     params:
-        prefix=lambda wildcards, output: os.path.dirname(output[0]),
-        optional=lambda wildcards: ("" if wildcards.environment == "train" else "--optional"),
+        command=lambda wildcards, output: deploy_command(wildcards.environment),
     message:
-        "Installing envs/{wildcards.environment}.yaml"
+        "Environment {wildcards.environment}"
     shell:
-        "python {input.script} {input.env_file} {params.prefix} {params.optional} > {log} 2>&1"
+        "{params.command} --record {output} > {log} 2>&1"
 
 
 rule environments:
     # Every environment at once: `snakemake environments`. The tests need them all.
     input:
-        environment("train"),
-        [environment(engine_environment(engine)) for engine in config["engines"]],
+        [environment(name) for name in ENVIRONMENTS],
+    log:
+        "logs/environments.log",
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        deploy=deploy(*ENVIRONMENTS),
+    message:
+        "Seeing to every environment"
+    shell:
+        "({params.deploy} true) > {log} 2>&1"

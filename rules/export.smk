@@ -3,11 +3,10 @@
 
 rule export_onnx:
     input:
-        model=lambda wildcards: trained(wildcards.network, "model.pt", wildcards.seed),
-        logits=lambda wildcards: trained(wildcards.network, "logits.npy", wildcards.seed),
+        model=from_checkpoint,
+        logits=reference_logits,
         features=f"results/extract_features/{DATA}/test.npz",
         environment=environment("train"),
-        code=sources("export_onnx"),
     output:
         "results/export_onnx/{data}/{network}/seed{seed}/batch{batch_size}.onnx",
     log:
@@ -15,41 +14,42 @@ rule export_onnx:
     conda:
         "../envs/train.yaml"
     params:
-        python=python("train"),
+        code=fingerprint("export_onnx"),
+        deploy=deploy("train"),
+        program=program("export_onnx", "train"),
     message:
         "Exporting {wildcards.network}, batch {wildcards.batch_size}"
     shell:
-        "{params.python} workflow/scripts/export_onnx.py --model {input.model} --batch-size {wildcards.batch_size} "
+        "{params.deploy} {params.program} --model {input.model} --batch-size {wildcards.batch_size} "
         "--features {input.features} --logits {input.logits} --out {output} > {log} 2>&1"
 
 
 rule download_network:
-    input:
-        code=sources("download_dataset"),
     output:
         "data/download_network/{network}.onnx",
     log:
         "logs/download_network/{network}.log",
     wildcard_constraints:
         network="|".join(FROM_FILES) or "none",
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:
-        url=lambda wildcards: config["networks"][wildcards.network]["onnx"],
-        sha256=lambda wildcards: sha256_option(config["networks"][wildcards.network]),
+        code=fingerprint("download_dataset"),
+        program=program("download_dataset"),
+        url=network_address,
+        sha256=network_sha256_option,
     message:
         "Downloading the network {wildcards.network}"
     shell:
-        "python workflow/scripts/download_dataset.py --url {params.url:q} {params.sha256} --out {output} "
-        "2>&1 | tee {log}"
+        "{params.program} --url {params.url:q} {params.sha256} --out {output} 2>&1 | tee {log}"
 
 
 rule import_network:
     input:
-        files=lambda wildcards: network_files(wildcards.network),
+        files=own_files_of,
         checked=ancient("results/check_networks.json"),
         environment=environment("train"),
-        code=sources("import_network"),
     output:
         expand(
             "results/import_network/{{data}}/{{network}}/seed{{seed}}/{file}",
@@ -62,14 +62,16 @@ rule import_network:
     conda:
         "../envs/train.yaml"
     params:
-        python=python("train"),
-        spec=lambda wildcards: as_json(study.training_spec(config, wildcards.network)),
+        code=fingerprint("import_network"),
+        deploy=deploy("train"),
+        program=program("import_network", "train"),
+        spec=training_spec,
         calibration=config["quantization"]["calibration_clips"],
-        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        folder=subpath(output[0], parent=True),
     message:
         "Reading the network {wildcards.network}"
     shell:
-        "{params.python} workflow/scripts/import_network.py --onnx {input.files[0]:q} --network {wildcards.network} "
+        "{params.deploy} {params.program} --onnx {input.files[0]:q} --network {wildcards.network} "
         "--dataset {wildcards.data} --spec {params.spec:q} --calibration-samples {params.calibration} "
         "--seed {wildcards.seed} --out {params.folder} 2>&1 | tee {log}"
 
@@ -80,7 +82,6 @@ rule fix_batch_size:
         samples="results/import_network/{data}/{network}/seed{seed}/test.npz",
         logits="results/import_network/{data}/{network}/seed{seed}/logits.npy",
         environment=environment("train"),
-        code=sources("fix_batch_size", "attempt"),
     output:
         model="results/fix_batch_size/{data}/{network}/seed{seed}/batch{batch_size}.onnx",
         status="results/fix_batch_size/{data}/{network}/seed{seed}/batch{batch_size}.onnx.json",
@@ -89,11 +90,14 @@ rule fix_batch_size:
     conda:
         "../envs/train.yaml"
     params:
-        python=python("train"),
-        environment=environment_option("train"),
+        code=fingerprint("fix_batch_size", "attempt"),
+        deploy=deploy("train"),
+        attempt=program("attempt"),
+        program=program("fix_batch_size", "train"),
+        environment=environment_status("train"),
     message:
         "{wildcards.network} at batch {wildcards.batch_size}"
     shell:
-        "python workflow/scripts/attempt.py {params.environment} --model {output.model} --status {output.status} -- "
-        "{params.python} workflow/scripts/fix_batch_size.py --model {input.model} --batch-size {wildcards.batch_size} "
+        "{params.deploy} {params.attempt} {params.environment} --model {output.model} --status {output.status} -- "
+        "{params.program} --model {input.model} --batch-size {wildcards.batch_size} "
         "--samples {input.samples} --logits {input.logits} --out {output.model} > {log} 2>&1"

@@ -33,7 +33,6 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
             model_status=[] if tool == "pytorch" else exported_status,
             calibration=samples("calibration") if CALIBRATED in options else [],
             environment=environment(tool),
-            code=sources(preparation, "attempt"),
         output:
             model=f"results/{preparation}/{{data}}/{{network}}/seed{{seed}}/batch{{batch_size}}.{form}",
             status=f"results/{preparation}/{{data}}/{{network}}/seed{{seed}}/batch{{batch_size}}.{form}.json",
@@ -44,15 +43,16 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
         # The tuner times its candidates, and DeepSparse's compiler is tried with every layout of threads.
         threads: EVERY_CORE if preparation in ("tune_tvm", "quantize_deepsparse") else 1
         params:
-            environment=environment_option(tool),
-            python=python(tool),
-            # Bound here, because a shell command is put together when its job runs, after the loop.
-            script=lambda wildcards, preparation=preparation: f"workflow/scripts/{preparation}.py",
-            status=lambda wildcards, input: f"--input-status {input.model_status}" if input.model_status else "",
-            options=lambda wildcards, input, options=options: options.format(input=input, wildcards=wildcards),
+            code=fingerprint(preparation, "attempt"),
+            deploy=deploy(tool),
+            attempt=program("attempt"),
+            program=program(preparation, tool),
+            environment=environment_status(tool),
+            status=input_status,
+            options=options_of_tool(options),
         message:
             f"{preparation}: {{wildcards.network}}, batch {{wildcards.batch_size}}"
         shell:
-            "python workflow/scripts/attempt.py {params.environment} {params.status} --model {output.model} "
-            "--status {output.status} -- {params.python} {params.script} --model {input.model} {params.options} "
+            "{params.deploy} {params.attempt} {params.environment} {params.status} --model {output.model} "
+            "--status {output.status} -- {params.program} --model {input.model} {params.options} "
             "--out {output.model} > {log} 2>&1"

@@ -3,9 +3,8 @@
 
 rule check_networks:
     input:
-        networks=[file for network in NETWORKS for file in network_files(network)],
+        files=[file for network in NETWORKS for file in own_files(network)],
         environment=environment("train"),
-        code=sources("check_networks"),
     output:
         "results/check_networks.json",
     log:
@@ -15,14 +14,18 @@ rule check_networks:
     conda:
         "../envs/train.yaml"
     params:
-        python=python("train"),
+        code=fingerprint(
+            "check_networks",
+            *(f"sparsemark/networks/architectures/{name}" for name in study.architectures(config)),
+        ),
+        deploy=deploy("train"),
+        program=program("check_networks", "train"),
         networks=as_json({name: study.training_spec(config, name) for name in NETWORKS}),
         files=as_json({name: network_file(name) for name in FROM_FILES}),
     message:
         "Checking the networks' layers"
     shell:
-        "{params.python} workflow/scripts/check_networks.py --networks {params.networks:q} "
-        "--files {params.files:q} --out {output} "
+        "{params.deploy} {params.program} --networks {params.networks:q} --files {params.files:q} --out {output} "
         "2>&1 | tee {log}"
 
 
@@ -31,11 +34,10 @@ rule train:
         data=f"results/prepare_dataset/{DATA}/dataset.json",
         features=f"results/extract_features/{DATA}/test.npz",
         teacher=teacher_model,
+        files=own_files_of,
         # Another network's entry is no reason to train this one again.
         checked=ancient(rules.check_networks.output),
-        network=lambda wildcards: study.network_code(config, wildcards.network),
         environment=environment("train"),
-        code=sources("train"),
     output:
         expand(
             "results/train/{{data}}/{{network}}/seed{{seed}}/{file}",
@@ -47,17 +49,19 @@ rule train:
         "../envs/train.yaml"
     threads: 8
     params:
-        python=python("train"),
-        data=lambda wildcards, input: os.path.dirname(input.data),
-        features=lambda wildcards, input: os.path.dirname(input.features),
-        folder=lambda wildcards, output: os.path.dirname(output[0]),
-        spec=lambda wildcards: as_json(study.training_spec(config, wildcards.network)),
+        code=network_code("train"),
+        deploy=deploy("train"),
+        program=program("train", "train"),
+        data=subpath(input.data, parent=True),
+        features=subpath(input.features, parent=True),
+        folder=subpath(output[0], parent=True),
+        spec=training_spec,
         training=as_json(config["training"]),
-        teacher=lambda wildcards, input: f"--teacher {input.teacher}" if input.teacher else "",
+        teacher=teacher_option,
     message:
         "Training {wildcards.network}, seed {wildcards.seed}"
     shell:
-        "{params.python} workflow/scripts/train.py --data {params.data} --features {params.features} "
+        "{params.deploy} {params.program} --data {params.data} --features {params.features} "
         "--network {wildcards.network} --spec {params.spec:q} --training {params.training:q} {params.teacher} "
         "--seed {wildcards.seed} --threads {threads} --out {params.folder} 2>&1 | tee {log}"
 
@@ -66,12 +70,12 @@ rule prune:
     input:
         data=f"results/prepare_dataset/{DATA}/dataset.json",
         features=f"results/extract_features/{DATA}/test.npz",
-        start=lambda wildcards: trained(config["networks"][wildcards.network]["start"], "model.pt", wildcards.seed),
+        start=start_model,
         teacher=teacher_model,
+        files=own_files_of,
+        # Another network's entry is no reason to train this one again.
         checked=ancient(rules.check_networks.output),
-        network=lambda wildcards: study.network_code(config, wildcards.network),
         environment=environment("train"),
-        code=sources("prune"),
     output:
         expand(
             "results/prune/{{data}}/{{network}}/seed{{seed}}/{file}",
@@ -83,15 +87,17 @@ rule prune:
         "../envs/train.yaml"
     threads: 8
     params:
-        python=python("train"),
-        data=lambda wildcards, input: os.path.dirname(input.data),
-        features=lambda wildcards, input: os.path.dirname(input.features),
-        folder=lambda wildcards, output: os.path.dirname(output[0]),
-        spec=lambda wildcards: as_json(study.training_spec(config, wildcards.network)),
+        code=network_code("prune"),
+        deploy=deploy("train"),
+        program=program("prune", "train"),
+        data=subpath(input.data, parent=True),
+        features=subpath(input.features, parent=True),
+        folder=subpath(output[0], parent=True),
+        spec=training_spec,
         training=as_json(config["training"]),
     message:
         "Pruning {wildcards.network}, seed {wildcards.seed}"
     shell:
-        "{params.python} workflow/scripts/prune.py --data {params.data} --features {params.features} "
+        "{params.deploy} {params.program} --data {params.data} --features {params.features} "
         "--network {wildcards.network} --spec {params.spec:q} --training {params.training:q} "
         "--start {input.start} --teacher {input.teacher} --seed {wildcards.seed} --threads {threads} --out {params.folder} 2>&1 | tee {log}"

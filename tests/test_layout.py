@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sparsemark import study
 
@@ -17,11 +18,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def rules() -> set[str]:
-    """The names of all rules: written out, or taken from the tables of preparations and pages."""
+    """The names of all rules: written out, or taken from the table of preparations and the list of pages."""
     text = "".join(path.read_text() for path in (study.ROOT / "rules").glob("*.smk"))
-    return set(re.findall(r"^rule (\w+):", text, re.MULTILINE)) | set(
-        re.findall(r'^    "(\w+)": \(', text, re.MULTILINE)
-    )
+    written = re.findall(r"^rule (\w+):", text, re.MULTILINE)
+    preparations = re.findall(r'^    "(\w+)": \(', text, re.MULTILINE)
+    return {*written, *preparations, *yaml.safe_load((study.ROOT / "report/pages.yaml").read_text())}
 
 
 def room_of(path: Path) -> str:

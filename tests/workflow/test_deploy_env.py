@@ -56,7 +56,7 @@ def test_deploys_and_runs_the_post_deploy_script_inside_the_environment(tmp_path
 def test_a_required_environment_that_cannot_be_built_is_an_error(tmp_path, capsys):
     env_file, prefix = write_env(tmp_path, python="2.7"), tmp_path / "prefix"
     assert deploy_env.main([str(env_file), str(prefix)]) == 1
-    assert "needs Python 2.7" in capsys.readouterr().err
+    assert "Python 2.7 is needed" in capsys.readouterr().err
     assert not prefix.exists()
 
 

@@ -1,5 +1,6 @@
 """What every program of the workflow shares: safe files and one-sentence errors. Standard library only."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -48,6 +49,26 @@ def sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes as 64 hexadecimal digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the operating system's lock on `path`, creating the file. It goes with its process, however that ends.
+
+    Some file systems (NFS, Lustre and EFS, as they are set up here and there) have no locks: then there is a warning on
+    standard error instead of a protection.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and `wait` is false.
+    """
+    with open(path, "a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            print(f"warning: {path}: this file system has no locks ({error.strerror})", file=sys.stderr)
+        yield
 
 
 def run_program(program: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from sparsemark.engines import engine_class, engine_names
 from sparsemark.files import InputError
-from sparsemark.networks.entries import ARCHITECTURE, FILE_KEYS, chain, check_entries, from_file, is_address
+from sparsemark.networks.entries import ARCHITECTURE, FILE_KEYS, chain, check_entries, from_file
 from sparsemark.networks.sparsity_patterns import DEFAULT_ARCHITECTURE, check_spec
 
 #: The keys of a network's entry that name another network, which is trained first.
@@ -181,12 +181,15 @@ def training_spec(config: dict, network: str) -> dict:
     return {**{key: first[key] for key in (*ARCHITECTURE, *FILE_KEYS) if key in first}, **own}
 
 
-def network_code(config: dict, network: str) -> list[str]:
-    """Return the file that says what a network computes, and what it imports of this package."""
+def architecture(config: dict, network: str) -> str | None:
+    """Return the architecture of the package that a network has; None if it has a class of its own or is a file."""
     spec = training_spec(config, network)
-    if "module" in spec:
-        return [spec["module"].rpartition(":")[0]]
-    return sources(f"sparsemark/networks/architectures/{spec.get('architecture', DEFAULT_ARCHITECTURE)}")
+    return None if {"module", "onnx"} & spec.keys() else spec.get("architecture", DEFAULT_ARCHITECTURE)
+
+
+def architectures(config: dict) -> list[str]:
+    """Return every architecture that networks of the study have."""
+    return sorted({name for network in config["networks"] if (name := architecture(config, network))})
 
 
 def teacher(config: dict, network: str) -> str | None:
@@ -219,13 +222,18 @@ def model_path(config: dict, *, engine: str, precision: str, network: str, seed:
     )
 
 
+def environment_file(environment: str) -> Path:
+    """Return the file that an environment is made from."""
+    return ROOT / "envs" / f"{environment}.yaml"
+
+
 @cache
 def environment_prefix(environment: str) -> str:
     """Return the folder of the virtual environment made from `envs/{environment}.yaml`.
 
     It is keyed by the content of the file and of its post-deploy script: a changed file is a new environment.
     """
-    env_file = ROOT / "envs" / f"{environment}.yaml"
+    env_file = environment_file(environment)
     content = env_file.read_bytes()
     post_deploy = env_file.with_suffix(".post-deploy.sh")
     if post_deploy.exists():
@@ -235,9 +243,7 @@ def environment_prefix(environment: str) -> str:
 
 @cache
 def sources(*programs: str) -> list[str]:
-    """Return the files of `programs` and of every module of the package that they import, directly or not.
-
-    As inputs of a rule they make its jobs run again when their code changes, and only then.
+    """Return the files of `programs` and of every module of ours that they import, directly or not.
 
     Args:
         programs: names of files below `workflow/scripts/`, without `.py`; `/` leads into the package.
@@ -252,9 +258,26 @@ def sources(*programs: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
+@cache
+def fingerprint(*programs: str, files: tuple[str, ...] = ()) -> str:
+    """Return what stands for the content of `programs`, of all they import, and of `files`, e.g. `train 1f0c29ab`.
+
+    As a parameter of a rule it makes the rule's jobs run again when their code changes, and only then: it is the same
+    wherever the checkout lies and whenever its files were written, as inputs of a rule would not be.
+
+    Args:
+        programs: as in `sources`.
+        files: further files that a job reads, from the root of the checkout.
+    """
+    digest = hashlib.sha256()
+    for path in [*sources(*programs), *sorted(files)]:
+        digest.update(f"{path}\0{hashlib.sha256((ROOT / path).read_bytes()).hexdigest()}\n".encode())
+    return " ".join([*programs[:1], digest.hexdigest()[:8]])
+
+
 def imported_modules(path: Path) -> set[str]:
-    """Return every name that a program or module of `workflow/scripts/` may import as a module, with dots."""
-    package = path.relative_to(SCRIPTS).parent.parts
+    """Return every name that a program or module of ours may import as a module, with dots."""
+    package = path.relative_to(SCRIPTS if path.is_relative_to(SCRIPTS) else ROOT).parent.parts
     modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -269,5 +292,12 @@ def imported_modules(path: Path) -> set[str]:
 def _files_of(module: str) -> list[Path]:
     """Return the files that Python runs to import `module`: its own and its packages', if they are ours."""
     parts = module.split(".")
-    packages = [SCRIPTS / Path(*parts[: count + 1]) / "__init__.py" for count in range(len(parts))]
-    return [path for path in (SCRIPTS / Path(*parts).with_suffix(".py"), *packages) if path.exists()]
+    candidates = [
+        path
+        for folder in (SCRIPTS, ROOT)
+        for path in (
+            folder / Path(*parts).with_suffix(".py"),
+            *(folder / Path(*parts[: count + 1]) / "__init__.py" for count in range(len(parts))),
+        )
+    ]
+    return [path for path in candidates if path.exists()]

@@ -15,6 +15,11 @@ FILE_KEYS = ("onnx", "sha256", "data", "range", "unit")
 WHAT_IF_KEYS = ("start", "sparsity", "pattern")
 
 
+def architectures() -> list[str]:
+    """Return the names of the architectures of the package."""
+    return sorted(path.stem for path in Path(__file__).with_name("architectures").glob("[!_]*.py"))
+
+
 def chain(networks: dict[str, dict], network: str) -> list[str]:
     """Return the network, the one it starts from, and so on, to the one that starts from none."""
     names = [network]
@@ -91,6 +96,10 @@ def _check_trained(spec: dict, networks: dict[str, dict], where: str) -> None:
         raise InputError(f"{where}.{given[0]}: a network that starts from another one has its architecture")
     if {"architecture", "module"} <= spec.keys():
         raise InputError(f"{where}: expected 'architecture' or 'module', not both")
+    if "architecture" in spec and spec["architecture"] not in architectures():
+        raise InputError(
+            f"{where}.architecture: {spec['architecture']!r} is unknown (expected one of {', '.join(architectures())})"
+        )
     if "module" in spec and not _is_file(spec["module"].rpartition(":")[0]):
         raise InputError(f"{where}.module: expected FILE.py:CLASS with a file that exists, got {spec['module']!r}")
     if "teacher" in spec and from_file(networks, spec["teacher"]):

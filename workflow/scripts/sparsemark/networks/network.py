@@ -16,6 +16,7 @@ from torch import nn
 
 from sparsemark.files import InputError, atomic_path
 from sparsemark.networks.activation_sparsity import KWinners
+from sparsemark.networks.entries import architectures
 from sparsemark.networks.layers import INPUT_SHAPE, activations_of, layers_of, run_sample
 from sparsemark.networks.sparsity_patterns import DEFAULT_ARCHITECTURE, check_layers
 
@@ -31,9 +32,8 @@ def network_class(spec: dict) -> type[nn.Module]:
     """
     if "module" not in spec:
         name = spec.get("architecture", DEFAULT_ARCHITECTURE)
-        known = sorted(path.stem for path in Path(__file__).with_name("architectures").glob("[!_]*.py"))
-        if name not in known:
-            raise InputError(f"architecture: {name!r} is unknown (expected one of {', '.join(known)})")
+        if name not in architectures():
+            raise InputError(f"architecture: {name!r} is unknown (expected one of {', '.join(architectures())})")
         return importlib.import_module(f"sparsemark.networks.architectures.{name}").Network
     file, _, name = spec["module"].rpartition(":")
     if not file or not Path(file).is_file():
