@@ -21,9 +21,12 @@ def architectures() -> list[str]:
 
 
 def chain(networks: dict[str, dict], network: str) -> list[str]:
-    """Return the network, the one it starts from, and so on, to the one that starts from none."""
+    """Return the network, the one it starts from, and so on, to the one that starts from none.
+
+    What is wrong with a `start` is another check's to say: at an unknown one, or in a circle, the chain ends.
+    """
     names = [network]
-    while (start := networks[names[-1]].get("start")) is not None:
+    while (start := networks[names[-1]].get("start")) in networks and start not in names:
         names.append(start)
     return names
 
