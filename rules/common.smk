@@ -112,7 +112,9 @@ def network_code(name):
 def exported(wildcards):
     """A network as ONNX at a batch size."""
     folder = "fix_batch_size" if wildcards.network in FROM_FILES else "export_onnx"
-    return f"results/{folder}/{wildcards.data}/{wildcards.network}/seed{wildcards.seed}/batch{wildcards.batch_size}.onnx"
+    return (
+        f"results/{folder}/{wildcards.data}/{wildcards.network}/seed{wildcards.seed}/batch{wildcards.batch_size}.onnx"
+    )
 
 
 def exported_status(wildcards):

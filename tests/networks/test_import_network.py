@@ -23,7 +23,7 @@ SHAPE, CLASSES, SAMPLES = (3, 20, 16), 7, 40
 
 
 def picture_network() -> nn.Module:
-    """A network that is no keyword spotter: colours, another shape, padding, a depthwise convolution, a flattened map."""
+    """A network that is no keyword spotter: colours, another shape, padding, a depthwise convolution."""
     torch.manual_seed(2)
     network = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, stride=2),
@@ -125,7 +125,7 @@ def test_a_what_if_keeps_the_largest_weights_and_has_no_accuracy(
     network, (x, y) = picture_network(), samples()
     np.savez(tmp_path / "my.npz", x=x, y=y)
     file = to_file(network, tmp_path / "my.onnx")
-    asked = sparsity or {name: 0.75 for name in [*_names(file)][-2:]}
+    asked = sparsity or dict.fromkeys([*_names(file)][-2:], 0.75)
     metrics = imported(tmp_path, file, data=str(tmp_path / "my.npz"), start="mine", sparsity=asked, pattern=pattern)
     assert metrics["kind"] == "what-if" and metrics["accuracy"] is None
     assert "y" not in np.load(tmp_path / "out/test.npz").files
@@ -182,7 +182,7 @@ def test_an_open_size_is_the_samples_and_a_further_input_one_value(tmp_path: Pat
     x = np.random.default_rng(0).normal(size=(10, 6, 4)).astype(np.float32)
     np.savez(tmp_path / "my.npz", x=x, shift=np.array([1, 2, 3]))
     metrics = imported(tmp_path, tmp_path / "sequence.onnx", data=str(tmp_path / "my.npz"))
-    expected = (x @ np.arange(12, dtype=np.float32).reshape(4, 3)).mean(axis=1) + [1, 2, 3]
+    expected = (x @ np.arange(12, dtype=np.float32).reshape(4, 3)).mean(axis=1) + np.array([1, 2, 3])
     np.testing.assert_allclose(np.load(tmp_path / "out/logits.npy"), expected[5:], rtol=1e-4, atol=1e-4)
     assert metrics["macs"] == 6 * 12
     np.savez(tmp_path / "less.npz", x=x)
@@ -212,7 +212,10 @@ def wrong_arrays() -> dict[str, tuple[dict, str]]:
         "one sample": ({"x": x[:1]}, "x: expected at least 2 samples"),
         "few labels": ({"x": x, "y": y[:9]}, r"y: expected 40 whole numbers, one label .* got int64 \(9,\)"),
         "no whole labels": ({"x": x, "y": y + 0.5}, "y: expected 40 whole numbers"),
-        "a label too many": ({"x": x, "y": y + 1}, "y: expected labels from 0 to 6, as the network has outputs, got 1 to 7"),
+        "a label too many": (
+            {"x": x, "y": y + 1},
+            "y: expected labels from 0 to 6, as the network has outputs, got 1 to 7",
+        ),
     }
 
 
@@ -227,7 +230,14 @@ def test_wrong_samples_are_one_sentence_at_the_start(tmp_path: Path, name: str) 
 def refused(folder: Path, file: Path, entry: dict, message: str) -> None:
     """Hold the check at the start of the study to its sentence."""
     networks, files = {"mine": {"onnx": str(file), **entry}}, {"mine": str(file)}
-    arguments = ["--networks", json.dumps(networks), "--files", json.dumps(files), "--out", str(folder / "checked.json")]
+    arguments = [
+        "--networks",
+        json.dumps(networks),
+        "--files",
+        json.dumps(files),
+        "--out",
+        str(folder / "checked.json"),
+    ]
     with pytest.raises(InputError, match=message) as caught:
         check_networks.main(arguments)
     assert "\n" not in str(caught.value) and not (folder / "checked.json").exists()
@@ -245,7 +255,9 @@ def test_files_that_are_no_network_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no samples")
     refused(tmp_path, file, {"data": str(tmp_path / "text.npz")}, r"text\.npz: expected an npz file of plain numbers")
     model = onnx.load(file)
-    model.graph.output.append(helper.make_tensor_value_info(model.graph.node[0].output[0], TensorProto.FLOAT, [1, 16, 10, 8]))
+    model.graph.output.append(
+        helper.make_tensor_value_info(model.graph.node[0].output[0], TensorProto.FLOAT, [1, 16, 10, 8])
+    )
     onnx.save(model, tmp_path / "two.onnx")
     refused(tmp_path, tmp_path / "two.onnx", entry, r"expected a network with one output, found 'classes', ")
     node = helper.make_node("Relu", ["x"], ["y"])

@@ -184,7 +184,11 @@ def test_the_programs_train_and_prune_it(name: str, tiny: tuple[Path, Path], tmp
         ("Net = 3", "Net", "expected a class 'Net'"),
         (OWN, "Other", "expected a class 'Other'"),
         (OWN.replace("64 * 8 * 8", "7"), "Net", r"fails on one sample of shape \(1, 32, 32\)"),
-        (OWN.replace("8, classes", "8, classes + 1"), "Net", r"logits of shape \(1, 12\) for one sample, got \(1, 13\)"),
+        (
+            OWN.replace("8, classes", "8, classes + 1"),
+            "Net",
+            r"logits of shape \(1, 12\) for one sample, got \(1, 13\)",
+        ),
         (OWN.replace("(self, classes)", "(self)"), "Net", "Net cannot be made for 12 classes"),
     ],
 )

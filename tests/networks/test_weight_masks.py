@@ -205,7 +205,9 @@ def test_global_ranking_is_free_of_a_layers_scale(model):
     scaled.load_state_dict(model.state_dict())
     with torch.no_grad():
         scaled.conv2.weight *= 1000
-    before, after = (global_sparsities(layers_of(network), weights_of(network), 0.9, "unstructured") for network in (model, scaled))
+    before, after = (
+        global_sparsities(layers_of(network), weights_of(network), 0.9, "unstructured") for network in (model, scaled)
+    )
     assert after == pytest.approx(before, abs=1e-3)
 
 

@@ -117,7 +117,9 @@ def with_small_dense(accuracy: float = 0.97) -> tuple[list[dict], list[dict], li
         row | {"network": "small", "macs": SMALL_MACS, "nonzero_macs": SMALL_MACS, "accuracy": accuracy}
         for row in networks
     ]
-    accuracies = [row | {"network": "small", "accuracy": accuracy} for row in accuracy_rows() if row["network"] == "dense"]
+    accuracies = [
+        row | {"network": "small", "accuracy": accuracy} for row in accuracy_rows() if row["network"] == "dense"
+    ]
     return benchmark_rows() + small, network_rows() + networks, accuracy_rows() + accuracies
 
 

@@ -137,7 +137,9 @@ def test_the_summary_tells_of_them(tmp_path, write):
     summarize_study.main([*arguments, "--out", str(tmp_path / "summary.rst")])
     text = (tmp_path / "summary.rst").read_text()
     plain = re.sub(r"<[^>]+>", "", publish_parts(text, writer="html5")["body"])
-    assert "mine, batch size 64, whole processor, fastest in images/s: OpenVINO 20.0k" in plain.replace("30.0k", "20.0k")
+    assert "mine, batch size 64, whole processor, fastest in images/s: OpenVINO 20.0k" in plain.replace(
+        "30.0k", "20.0k"
+    )
     assert "the largest gain of a what-if, 2.00×" in plain and "(light in DeepSparse FP32)" in plain
     assert ("Claims of the study" in plain) == (write is beside)
     assert "my.npz, 32 test images" in plain

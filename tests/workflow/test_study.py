@@ -53,7 +53,11 @@ def test_the_default_configuration_is_valid():
             {"architecture": "ds_cnn", "module": "net.py:Net"},
             r"networks\.dense: expected 'architecture' or 'module', not both",
         ),
-        ("networks.dense", {"module": "no_such.py:Net"}, r"networks\.dense\.module: .* a file that exists, got 'no_such"),
+        (
+            "networks.dense",
+            {"module": "no_such.py:Net"},
+            r"networks\.dense\.module: .* a file that exists, got 'no_such",
+        ),
         ("networks.dense", {"seeds": [2]}, r"networks\.dense\.seeds: expected 1 in it, the seed that is measured"),
         ("networks.dense", {"start": "dense"}, r"networks\.dense\.start: dense -> dense goes in a circle"),
         (
@@ -189,16 +193,28 @@ def test_a_pruned_network_has_the_architecture_it_starts_from():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"onnx": "none.onnx", "range": [0, 1]}, r"mine\.onnx: expected an ONNX file that exists or an address, got 'none"),
+        (
+            {"onnx": "none.onnx", "range": [0, 1]},
+            r"mine\.onnx: expected an ONNX file that exists or an address, got 'none",
+        ),
         ({"onnx": "FILE"}, r"mine: expected either 'data', an npz file with samples, or 'range'"),
         ({"onnx": "FILE", "range": [0, 1], "data": "x.npz"}, r"mine: expected either 'data'"),
         ({"onnx": "FILE", "data": "none.npz"}, r"mine\.data: expected an npz file that exists, got 'none\.npz'"),
         ({"onnx": "FILE", "range": [1, 0]}, r"mine\.range: expected two numbers, the lower one first"),
-        ({"onnx": "FILE", "range": [0, 1], "epochs": 3}, r"mine: unexpected key 'epochs' \(a network from a file is taken"),
-        ({"onnx": "FILE", "range": [0, 1], "sparsity": 0.5}, r"mine: unexpected key 'sparsity' .*another entry that starts"),
+        (
+            {"onnx": "FILE", "range": [0, 1], "epochs": 3},
+            r"mine: unexpected key 'epochs' \(a network from a file is taken",
+        ),
+        (
+            {"onnx": "FILE", "range": [0, 1], "sparsity": 0.5},
+            r"mine: unexpected key 'sparsity' .*another entry that starts",
+        ),
         ({"onnx": "FILE", "range": [0, 1], "sha256": 64 * "0"}, r"mine\.sha256: expected an address as 'onnx'"),
         ({"data": "x.npz"}, r"mine\.data: expected 'onnx' beside it"),
-        ({"architecture": "resnet"}, r"mine\.architecture: 'resnet' is unknown \(expected one of ds_cnn, gsc_cnn, tc_resnet8\)"),
+        (
+            {"architecture": "resnet"},
+            r"mine\.architecture: 'resnet' is unknown \(expected one of ds_cnn, gsc_cnn, tc_resnet8\)",
+        ),
         ({"teacher": "other"}, r"mine\.teacher: expected a network that this study trains, 'other' is a file"),
         ({"start": "other"}, r"mine: missing key 'sparsity' \(what is left of the file's weights\)"),
         ({"start": "other", "sparsity": 0.9, "epochs": 5}, r"mine: unexpected key 'epochs' .* is not trained"),

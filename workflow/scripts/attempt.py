@@ -50,7 +50,9 @@ def attempt(command: list[str], model: Path, timeout_s: float) -> dict[str, str]
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment-status", type=Path, help="deployed.json of the environment the command needs")
-    parser.add_argument("--input-status", type=Path, help="status of a model that the command reads, if it may have failed")
+    parser.add_argument(
+        "--input-status", type=Path, help="status of a model that the command reads, if it may have failed"
+    )
     parser.add_argument("--model", type=Path, required=True, help="the file that the command writes")
     parser.add_argument("--status", type=Path, required=True, help="JSON file for {status, reason}")
     parser.add_argument("--timeout-s", type=float, default=3600, help="end the command after this many seconds")

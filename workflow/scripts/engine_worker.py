@@ -251,7 +251,9 @@ class Worker:
         result: dict[str, object] = self.load()
         self.send(step="the parity check")
         clips = min(PARITY_CLIPS, len(self.x))
-        result["parity"] = check_parity(self.infer(clips), self.reference[:clips], self.request["precision"], self.y is not None)
+        result["parity"] = check_parity(
+            self.infer(clips), self.reference[:clips], self.request["precision"], self.y is not None
+        )
         batches = list(timing_batches(self.x, self.request["batch_size"]))
         del self.x
         self.send(step="waiting for the other instances", ready=True)

@@ -80,9 +80,7 @@ def draw(axes: Axes, kind: Kind, points: list[Point]) -> None:
     """Draw the points with their names, and the line of those that no other of their kind beats in both."""
     for point in points:
         if point.speed.has_interval:
-            axes.plot(
-                [point.speed.low, point.speed.high], [100 * point.accuracy] * 2, color=kind.colour, linewidth=1.2
-            )
+            axes.plot([point.speed.low, point.speed.high], [100 * point.accuracy] * 2, color=kind.colour, linewidth=1.2)
         axes.plot(point.speed.value, 100 * point.accuracy, kind.marker, color=kind.colour, markersize=7, zorder=3)
         axes.annotate(
             f"{point.network}, {engine_title(point.engine)}",

@@ -171,9 +171,7 @@ def missing(benchmarks: pd.DataFrame) -> list[str]:
     return entries
 
 
-def found_study(
-    benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: pd.DataFrame, claims: Path
-) -> list[str]:
+def found_study(benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: pd.DataFrame, claims: Path) -> list[str]:
     """Return what was found for the networks that the study trained, and how its claims fared."""
     verdicts = load_table(claims, dict.fromkeys(COLUMNS, str))["verdict"]
     if unknown := set(verdicts) - {CONFIRMED, REFUTED, UNDECIDED}:

@@ -59,7 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [row_of_case(case, networks, accuracies) for _, case in cases]
     failed = sum(row[-1].text != "ok" for row in rows)
     units = " or ".join(dict.fromkeys(networks["unit"]))
-    note = f"Throughput in {units} per second. {len(rows)} cases, {failed} of them without a speed or with failed rounds."
+    note = (
+        f"Throughput in {units} per second. {len(rows)} cases, {failed} of them without a speed or with failed rounds."
+    )
     note = origin(benchmarks, networks, note)
     write_table(options.out, "All measurements", note, HEADER, rows, [name for name in HEADER if name not in TEXT])
 

@@ -11,8 +11,8 @@ from sparsemark.results.measurements import (
     engines_and_precisions,
     input_parser,
     kilo,
-    load_benchmarks,
     load_all_networks,
+    load_benchmarks,
     load_specs,
     network_kind,
     percent_over_seeds,
@@ -75,8 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
     note = (
         f"Accuracy on the test set of {data_title(networks)}; mean and range over seeds, FP32. Non-zero weights and "
         "remaining MACs count zero weights only, not zero activations. The columns of engines: throughput over that of "
-        "the dense network, or of the file that a network was pruned from, at the same precision, whole processor, batch "
-        f"size {BATCH_SIZE}, median over rounds. A what-if lost its weights without any training: it tells of speed only."
+        "the dense network, or of the file that a network was pruned from, at the same precision, whole processor, "
+        f"batch size {BATCH_SIZE}, median over rounds. A what-if lost its weights without any training: it tells of "
+        "speed only."
     )
     write_table(options.out, "Networks", note, header, rows, [name for name in header if name not in fixed[:2]])
 

@@ -49,8 +49,7 @@ class KeptMasks:
         if self.regrowth and step % MOVE_INTERVAL == 0 and progress < 1:
             share = self.regrowth * 0.5 * (1 + math.cos(math.pi * progress))
             self.masks = {
-                name: moved_mask(weight_of(self.model, name).detach(), mask, share)
-                for name, mask in self.masks.items()
+                name: moved_mask(weight_of(self.model, name).detach(), mask, share) for name, mask in self.masks.items()
             }
         apply_masks(self.model, self.masks)
 

@@ -128,7 +128,9 @@ def _read_arrays(data: Path) -> dict[str, np.ndarray]:
         if array.dtype.kind not in "fiub":
             raise InputError(f"{data}: {name}: expected numbers, found {array.dtype}")
         if not np.isfinite(array).all():
-            raise InputError(f"{data}: {name}: expected finite numbers, found {int((~np.isfinite(array)).sum())} others")
+            raise InputError(
+                f"{data}: {name}: expected finite numbers, found {int((~np.isfinite(array)).sum())} others"
+            )
     return arrays
 
 
@@ -160,7 +162,9 @@ def _check_input(value: onnx.ValueInfoProto, arrays: dict, data: Path | None, fi
     if name not in arrays:
         raise InputError(f"{data}: expected an array {value.name!r} or 'x' with the samples, found {list(arrays)}")
     found = arrays[name].shape
-    if len(found) != 1 + len(sizes) or any(size not in (0, other) for size, other in zip(sizes, found[1:], strict=True)):
+    if len(found) != 1 + len(sizes) or any(
+        size not in (0, other) for size, other in zip(sizes, found[1:], strict=True)
+    ):
         raise InputError(f"{data}: {name}: expected [samples, {', '.join(map(str, sizes))}], 0 for any, got {found}")
     if found[0] < 2:
         raise InputError(f"{data}: {name}: expected at least 2 samples, one to calibrate and one to test")
@@ -247,7 +251,9 @@ def run(model: onnx.ModelProto, batch_size: int, x: np.ndarray, where: str) -> n
         raise InputError(f"{where}: ONNX Runtime does not run it ({str(error).splitlines()[0]})") from error
     if parts[0].dtype != np.float32 or parts[0].ndim < 2 or len(parts[0]) != batch_size:
         found = f"{parts[0].dtype} {list(parts[0].shape)}"
-        raise InputError(f"{where}: expected an output float32 [{batch_size}, ...] for {batch_size} samples, got {found}")
+        raise InputError(
+            f"{where}: expected an output float32 [{batch_size}, ...] for {batch_size} samples, got {found}"
+        )
     result = np.concatenate(parts)[: len(x)]
     if not np.isfinite(result).all():
         raise InputError(f"{where}: the output has numbers that are not finite")
@@ -318,9 +324,7 @@ def weighted_layers(model: onnx.ModelProto, batch_size: int, sample: np.ndarray,
     if not chosen:
         raise InputError(f"{file}: expected convolutions or matrix products with constant weights, found none")
     # Of what a flattened tensor was made.
-    flattened = {
-        node.output[0]: node.input[0] for node in model.graph.node if node.op_type in ("Flatten", "Reshape")
-    }
+    flattened = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in ("Flatten", "Reshape")}
     flattened = {node.input[0]: flattened[node.input[0]] for node in chosen if node.input[0] in flattened}
     inner = [*(node.output[0] for node in chosen), *flattened.values()]
     sizes = _sizes(model, batch_size, sample, inner)

@@ -73,14 +73,16 @@ def _is_file(text: object) -> bool:
 
 
 def _check_file(spec: dict, where: str) -> None:
-    _only(spec, FILE_KEYS, where, "a network from a file is taken as it is; another entry that starts from it prunes it")
+    _only(
+        spec, FILE_KEYS, where, "a network from a file is taken as it is; another entry that starts from it prunes it"
+    )
     if not is_address(spec["onnx"]) and not _is_file(spec["onnx"]):
         raise InputError(f"{where}.onnx: expected an ONNX file that exists or an address, got {spec['onnx']!r}")
     if "sha256" in spec and not is_address(spec["onnx"]):
         raise InputError(f"{where}.sha256: expected an address as 'onnx', whose download it checks")
     if ("data" in spec) == ("range" in spec):
         raise InputError(
-            f"{where}: expected either 'data', an npz file with samples, or 'range', the lowest and highest of random ones"
+            f"{where}: expected either 'data', an npz file with samples, or 'range', the bounds of random ones"
         )
     if "data" in spec and not _is_file(spec["data"]):
         raise InputError(f"{where}.data: expected an npz file that exists, got {spec['data']!r}")

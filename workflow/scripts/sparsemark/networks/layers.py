@@ -84,7 +84,9 @@ def layers_of(model: nn.Module, input_shape: tuple[int, ...] = INPUT_SHAPE) -> d
 def activations_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the ReLUs by name, with the shape of one sample's output: what k-winners can take the place of."""
     shapes: dict[str, tuple[int, ...]] = {}
-    with hooked(model, (nn.ReLU,), lambda name, _module, _inputs, output: shapes.update({name: tuple(output.shape[1:])})):
+    with hooked(
+        model, (nn.ReLU,), lambda name, _module, _inputs, output: shapes.update({name: tuple(output.shape[1:])})
+    ):
         run_sample(model)
     return shapes
 

@@ -46,7 +46,7 @@ DEFAULT_ARCHITECTURE = "gsc_cnn"
 PATTERNS = {
     "unstructured": "any weight",
     "block4": "whole blocks of 4 consecutive input channels of one output and position",
-    "n_of_64": "at most n of each aligned 64 input channels of one output and position, in linear layers of four outputs",
+    "n_of_64": "at most n of each aligned 64 input channels of one output and position, in linear layers of four",
     "block16": "whole blocks of 16 consecutive outputs at one input channel and position",
     "complementary": "sets of kernels whose non-zeros do not collide, so that a set packs into one dense kernel",
 }

@@ -93,9 +93,7 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
             weight_of(model, name).masked_fill_(~mask, 0.0)
 
 
-def global_sparsities(
-    layers: dict[str, Layer], weights: Weights, sparsity: float, pattern: str
-) -> dict[str, float]:
+def global_sparsities(layers: dict[str, Layer], weights: Weights, sparsity: float, pattern: str) -> dict[str, float]:
     """Turn one sparsity for the whole network into one per layer, by ranking all weights (or blocks) together.
 
     Magnitudes of different layers don't compare, so each weight's square is divided by the sum of the squares of its

@@ -359,18 +359,24 @@ def against_small_dense(study: Study) -> Finding:
             speed = throughput(rows)
             correct = accuracy(study.networks, study.accuracies, network, precision, engine)
             if speed and correct is not None:
-                found.append((speed.value, correct, f"{network} ({engine_title(engine)} {precision_title(precision)})", rows))
+                found.append(
+                    (speed.value, correct, f"{network} ({engine_title(engine)} {precision_title(precision)})", rows)
+                )
         return sorted(found, key=lambda case: -case[0])
 
     sparse, small = measured(sparse_networks(study.networks)), measured(small_dense_networks(study.networks))
     if not sparse or not small:
-        return Finding(obstacle=f"no {'smaller dense' if sparse else 'sparse'} network has a speed and an accuracy here")
+        return Finding(
+            obstacle=f"no {'smaller dense' if sparse else 'sparse'} network has a speed and an accuracy here"
+        )
     _, correct, label, rows = sparse[0]
     told = f"{label}, {100 * correct:.1f} %"
     rivals = [case for case in small if case[1] >= correct - SAME_ACCURACY]
     if not rivals:
         best = max(small, key=lambda case: case[1])
-        return Finding(obstacle=f"no smaller dense network is as accurate as {told}: {best[2]} has {100 * best[1]:.1f} %")
+        return Finding(
+            obstacle=f"no smaller dense network is as accurate as {told}: {best[2]} has {100 * best[1]:.1f} %"
+        )
     _, other, rival, rival_rows = rivals[0]
     return extreme({f"{told}, against {rival}, {100 * other:.1f} %": (rows, rival_rows)}, max)
 
