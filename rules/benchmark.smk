@@ -33,7 +33,7 @@ rule benchmark:
         "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {params.seed} "
         "--precision {wildcards.precision} --batch-size {wildcards.batch_size} --cores {wildcards.cores} "
-        "--round {wildcards.round} --measure {params.measuring:q} --out {output} > {log} 2>&1"
+        "--max-cores {threads} --round {wildcards.round} --measure {params.measuring:q} --out {output} > {log} 2>&1"
 
 
 rule evaluate:

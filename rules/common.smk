@@ -1,7 +1,6 @@
 # What the other rules files share. What needs no Snakemake is in workflow/scripts/sparsemark/study.py, where it is tested.
 import json
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,10 +9,7 @@ from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-# Of the workflow's own folder, this one is inside.
-sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow" / "scripts"))
-
-from sparsemark import study
+from sparsemark import configuration, study
 from sparsemark.files import InputError, exclusive_lock
 from sparsemark.networks.entries import is_address
 from sparsemark.study import fingerprint
@@ -25,7 +21,7 @@ if workflow.modifier.skip_configfile:
 # Overlays given on the command line come first in Snakemake's list.
 overlays = [str(path) for path in workflow.configfiles if Path(path).resolve() != study.ROOT / "config.yaml"]
 try:
-    study.validate(config, " + ".join(["config.yaml", *overlays]))
+    config = configuration.resolve(config, " + ".join(["config.yaml", *overlays]))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -37,6 +33,8 @@ FROM_FILES = study.file_networks(config)
 MEASURED_SEED = config["seeds"][0]
 # A benchmark takes every core that Snakemake may use, so nothing else runs beside it.
 EVERY_CORE = workflow.cores if isinstance(workflow.cores, int) else os.cpu_count()
+# For a cluster: the largest data set has 106,000 clips of 32 kB, which a job may hold twice, beside PyTorch.
+DATA_MB = 8000
 
 
 wildcard_constraints:
@@ -50,12 +48,14 @@ wildcard_constraints:
     round=r"\d+",
 
 
+held_by_this_process = ExitStack()
+
+
 def lock_study():
     """Let one run at a time change this folder."""
     Path(".snakemake").mkdir(exist_ok=True)
     try:
-        # Never closed: the lock goes with this process.
-        ExitStack().enter_context(exclusive_lock(Path(".snakemake/study.lock")))
+        held_by_this_process.enter_context(exclusive_lock(Path(".snakemake/study.lock")))
     except BlockingIOError:
         raise WorkflowError("another run of the study is at work in this folder; wait for it, or end it") from None
 
@@ -204,6 +204,11 @@ def network_sha256_option(wildcards):
     return f"--sha256 {entry['sha256']}" if "sha256" in entry else ""
 
 
+def class_words(wildcards):
+    """The words of a class set, without `unknown` and `silence`."""
+    return config["class_sets"][wildcards.class_set]
+
+
 def dataset_settings(wildcards):
     entry = config["datasets"][wildcards.dataset]
     described = {key: entry[key] for key in ("title", "notes") if key in entry}
@@ -262,7 +267,7 @@ def round_priority(wildcards):
 # Engines whose tools ablate_quantization.py and profile_operators.py know.
 ABLATED = [engine for engine in ("onnxruntime", "openvino", "deepsparse") if engine in config["engines"]]
 PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"]]
-DENSE = next((name for name in TRAINED if not config["networks"][name]), TRAINED[0] if TRAINED else None)
+DENSE = study.dense_network(config) if TRAINED else None
 
 
 def ablation_files():

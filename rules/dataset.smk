@@ -39,10 +39,12 @@ rule prepare_dataset:
     log:
         "logs/prepare_dataset/{dataset}-{class_set}.log",
     wildcard_constraints:
-        class_set="commands|digits",
+        class_set="|".join(config["class_sets"]),
     conda:
         "../envs/train.yaml"
     threads: 8
+    resources:
+        mem_mb=DATA_MB,
     params:
         code=fingerprint("prepare_dataset"),
         deploy=deploy("train"),
@@ -50,11 +52,12 @@ rule prepare_dataset:
         folder=subpath(output[0], parent=True),
         archives=archive_options,
         settings=dataset_settings,
+        words=class_words,
     message:
         "Preparing the data set {wildcards.dataset}, class set {wildcards.class_set}"
     shell:
         "{params.deploy} {params.program} --dataset {wildcards.dataset} "
-        "--class-set {wildcards.class_set} --settings {params.settings:q} {params.archives} "
+        "--class-set {wildcards.class_set} --words {params.words:q} --settings {params.settings:q} {params.archives} "
         "--threads {threads} --out {params.folder} 2>&1 | tee {log}"
 
 
@@ -73,10 +76,12 @@ rule extract_features:
     log:
         "logs/extract_features/{dataset}-{class_set}.log",
     wildcard_constraints:
-        class_set="commands|digits",
+        class_set="|".join(config["class_sets"]),
     conda:
         "../envs/train.yaml"
     threads: 8
+    resources:
+        mem_mb=DATA_MB,
     params:
         code=fingerprint("extract_features"),
         deploy=deploy("train"),

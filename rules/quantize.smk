@@ -42,6 +42,9 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
             f"../envs/{tool}.yaml"
         # The tuner times its candidates, and DeepSparse's compiler is tried with every layout of threads.
         threads: EVERY_CORE if preparation in ("tune_tvm", "quantize_deepsparse") else 1
+        resources:
+            # attempt.py ends a tool after an hour.
+            runtime=70,
         params:
             code=fingerprint(preparation, "attempt"),
             deploy=deploy(tool),

@@ -130,4 +130,5 @@ rule report:
         "Writing {output}"
     shell:
         "{params.python} -m snakemake --snakefile {params.snakefile} --report {output} "
-        "--report-stylesheet {params.style} --configfile results/config.yaml --nolock {params.deployment} > {log} 2>&1"
+        "--report-stylesheet {params.style} --configfile results/config.yaml --replace-workflow-config --nolock "
+        "{params.deployment} > {log} 2>&1"

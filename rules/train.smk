@@ -48,6 +48,8 @@ rule train:
     conda:
         "../envs/train.yaml"
     threads: 8
+    resources:
+        mem_mb=DATA_MB,
     params:
         code=network_code("train"),
         deploy=deploy("train"),
@@ -86,6 +88,8 @@ rule prune:
     conda:
         "../envs/train.yaml"
     threads: 8
+    resources:
+        mem_mb=DATA_MB,
     params:
         code=network_code("prune"),
         deploy=deploy("train"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +138,28 @@ def test_unreachable_addresses_are_one_sentence(server: Server, tmp_path: Path) 
         assert str(caught.value).startswith(url)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "archive.tar.gz").exists()
+
+
+def test_a_folder_is_an_extracted_archive(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, elsewhere = tmp_path / "data ü", tmp_path / "elsewhere"
+    for name in ("yes/a.wav", "no/b.WAV", "validation_list.txt", ".git/config", "yes/._a.wav"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    elsewhere.mkdir()
+    (elsewhere / "c.wav").write_text("linked")
+    (folder / "up").symlink_to(elsewhere)
+    # An overlay can't take the archive's checksum away.
+    download_dataset.download(folder.as_uri(), CHECKSUM, tmp_path / "out.tar.gz")
+    assert "a folder, which has no sha256: not checked" in capsys.readouterr().err
+    with tarfile.open(tmp_path / "out.tar.gz") as tar:
+        found = {member.name: tar.extractfile(member).read().decode() for member in tar if member.isfile()}
+    assert found == {name: name for name in ("yes/a.wav", "no/b.WAV", "validation_list.txt")} | {"up/c.wav": "linked"}
+
+
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    folder, out = tmp_path / "data", tmp_path / "out.tar.gz"
+    folder.mkdir()
+    (folder / "a.wav").write_text("in no folder of a word")
+    with pytest.raises(InputError, match="expected an extracted data set, a folder of wav files for each word"):
+        download_dataset.download(folder.as_uri(), None, out)
+    assert not out.exists()

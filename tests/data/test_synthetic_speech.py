@@ -2,20 +2,29 @@
 
 import csv
 import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import prepare_dataset
-from sparsemark.data.speech_commands import CLASS_SETS
-from sparsemark.data.synthetic_speech import SyntheticSpeech
+from sparsemark.data.dataset_settings import SyntheticSettings
+from sparsemark.data.synthetic_speech import CROWD_WORDS, WORDS, SyntheticSpeech
 from sparsemark.files import InputError
 
+COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 
-def make(out: Path, *arguments: str, settings: str = '{"voices": 10, "repeats": 1}') -> Path:
-    common = ["--dataset", "synthetic_speech", "--class-set", "commands", "--settings", settings, "--out", str(out)]
-    prepare_dataset.main([*common, *arguments])
+
+def make(out: Path, *arguments: str, words: Sequence[str] = COMMANDS) -> Path:
+    common = ["--dataset", "synthetic_speech", "--class-set", "some", "--words", *words, "--out", str(out)]
+    prepare_dataset.main([*common, "--settings", '{"voices": 10, "repeats": 1}', *arguments])
     return out
 
 
@@ -38,10 +47,9 @@ def test_same_bytes_however_many_processes(small: Path, tmp_path: Path) -> None:
 
 def test_counts_and_speakers(small: Path) -> None:
     record = json.loads((small / "dataset.json").read_text())
-    commands = CLASS_SETS["commands"]
     # 7, 1 and 2 voices; unknown words in training are four times what an epoch draws.
-    assert record["counts"]["train"] == {**dict.fromkeys(commands[:10], 7), "unknown": 28, "silence": 7}
-    assert record["counts"]["test"] == {**dict.fromkeys(commands[:10], 2), "unknown": 2, "silence": 2}
+    assert record["counts"]["train"] == {**dict.fromkeys(COMMANDS, 7), "unknown": 28, "silence": 7}
+    assert record["counts"]["test"] == {**dict.fromkeys(COMMANDS, 2), "unknown": 2, "silence": 2}
     variants = {
         split: {row["speaker"].split("+")[1] for row in rows_of(small, split) if row["speaker"]}
         for split in ("train", "validation", "test")
@@ -64,6 +72,30 @@ def test_clips_hold_sound_and_differ(small: Path) -> None:
     assert len(np.load(small / "noise.npy")) == 5 * 20 * 16_000
 
 
+def test_own_words_are_spoken_and_are_not_unknown(tmp_path: Path) -> None:
+    words = ("alexa", "bed", "stop")
+    record = json.loads((make(tmp_path / "out", words=words) / "dataset.json").read_text())
+    assert record["classes"] == [*words, "unknown", "silence"]
+    rows = rows_of(tmp_path / "out", "train")
+    unknown = {row["word"] for row in rows if record["classes"][int(row["label"])] == "unknown"}
+    assert unknown and unknown <= set(WORDS) - set(words)
+    assert record["counts"]["test"] == {**dict.fromkeys(words, 2), "unknown": 2, "silence": 1}
+
+
+def test_a_class_set_of_all_words_leaves_none_unknown() -> None:
+    with pytest.raises(InputError, match="leaves a word of Speech Commands for `unknown`"):
+        SyntheticSpeech(WORDS, SyntheticSettings(voices=10), seed=1)
+    assert SyntheticSpeech([*CROWD_WORDS, *COMMANDS], SyntheticSettings(voices=10), seed=1).voices
+
+
+def test_the_schema_allows_as_many_voices_as_there_are() -> None:
+    schema = yaml.safe_load(SCHEMA.read_text())["properties"]["datasets"]["additionalProperties"]
+    most = schema["properties"]["settings"]["properties"]["voices"]["maximum"]
+    assert len(SyntheticSpeech(COMMANDS, SyntheticSettings(voices=most), seed=1).voices) == most
+    with pytest.raises(InputError, match="voices: the validation split has at most 64"):
+        SyntheticSpeech(COMMANDS, SyntheticSettings(voices=most + 10), seed=1)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -74,6 +106,28 @@ def test_clips_hold_sound_and_differ(small: Path) -> None:
         ({"voices": 100_000}, "voices: the train split has at most"),
     ],
 )
-def test_impossible_settings_are_one_sentence(settings: dict, message: str) -> None:
+def test_impossible_settings_are_one_sentence(settings: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        SyntheticSpeech("commands", settings, seed=1)
+        make(tmp_path / "out", "--settings", json.dumps(settings))
+
+
+def test_a_deep_folder_does_not_matter(tmp_path: Path) -> None:
+    """espeak-ng has room for 160 bytes of path; an environment may lie deeper."""
+    import espeakng_loader
+
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    shutil.copytree(Path(espeakng_loader.__file__).parent, deep / "espeakng_loader")
+    program = (
+        "import numpy as np\n"
+        "from sparsemark.data.synthetic_speech import Speaker\n"
+        "print(len(Speaker().say('yes', 'en', np.random.default_rng(1))))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": f"{deep}:{ROOT}/workflow/scripts"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 1000

@@ -13,14 +13,17 @@ import pytest
 from attempt import attempt
 from environments import interpreter, run_script
 from sparsemark import study
+from sparsemark.cpu import cpu_key, cpu_model
 from sparsemark.engines import engine_class, engine_names
 from sparsemark.measuring.case import PRECISIONS
-from sparsemark.measuring.engine_process import Outcome, run_instances
-from sparsemark.measuring.topology import physical_cores, read_cpus
+from sparsemark.measuring.engine_process import run_instances
+from sparsemark.measuring.outcome import Outcome
+from sparsemark.measuring.topology import fastest_class, physical_cores, read_cpus
 
 TESTS = Path(__file__).parent
 BATCH_SIZES = (1, 4)
-MEASURE = {"warmup_s": 0, "warmup_samples": 1, "min_time_s": 0, "min_samples": 3}
+#: Long enough for CPU time and time passed to be compared.
+MEASURE = {"warmup_s": 0, "warmup_samples": 1, "min_time_s": 0.2, "min_samples": 3}
 TIMEOUT_S = 600
 #: Arguments that make an engine's own preparation of a model quick.
 QUICK = {"tune_tvm": ["--trials", "8"], "convert_litert": []}
@@ -44,7 +47,9 @@ def models(tmp_path_factory):
             # From the checkpoint, for which the batch size is still to be chosen.
             arguments[1:2] = [folder / f"{network}.pt", "--batch-size", batch_size]
         command = [interpreter(environment), study.SCRIPTS / f"{rule}.py", *arguments]
-        path.with_name(f"{path.name}.json").write_text(json.dumps(attempt(list(map(str, command)), path, TIMEOUT_S)))
+        outcome = attempt(list(map(str, command)), path, TIMEOUT_S)
+        status = {"status": outcome.status, "reason": outcome.reason, "cpu": cpu_model()}
+        path.with_name(f"{path.name}.json").write_text(json.dumps(status))
         return path
 
     def model(engine: str, precision: str, network: str, batch_size: int) -> Path:
@@ -60,14 +65,17 @@ def models(tmp_path_factory):
     return model
 
 
-def run(models, engine, precision, *, network="dense", batch_size=4, threads=1, model=None):
-    """One worker on the last `threads` cores; returns its outcome, or why the engine's tool could make no model."""
+def run(models, engine, precision, *, network="dense", batch_size=4, threads=1, model=None, cache=None):
+    """One worker; returns its outcome, or why the engine's tool could make no model.
+
+    Several threads have the last cores. A single one is not pinned: what it is told has to keep it to one.
+    """
     model = model or models(engine, precision, network, batch_size)
     status = model.with_name(f"{model.name}.json")
     if status.exists() and (record := json.loads(status.read_text()))["status"] != "ok":
         return Outcome(record["status"], record["reason"])
     python = interpreter(engine_class(engine).environment)
-    cpus = [core[0] for core in physical_cores(read_cpus())][-threads:]
+    cpus = None if threads == 1 else [core[0] for core in physical_cores(fastest_class(read_cpus()))][-threads:]
     request = {
         "mode": "benchmark",
         "engine": engine,
@@ -76,9 +84,10 @@ def run(models, engine, precision, *, network="dense", batch_size=4, threads=1, 
         "reference": str(models.folder / f"{network}.npy"),
         "precision": precision,
         "batch_size": batch_size,
+        "threads": threads,
         "measure": MEASURE,
     }
-    return run_instances(python, request, [cpus], timeout_s=TIMEOUT_S, cache=models.folder / "cache")
+    return run_instances(python, request, [cpus], timeout_s=TIMEOUT_S, cache=cache or models.folder / "cache")
 
 
 @pytest.mark.parametrize("engine", engine_names())
@@ -104,7 +113,9 @@ def test_an_engine_computes_the_network_and_tells_what_ran(models, engine, preci
     [result] = outcome.results
     execution = result["execution"]
     assert execution["version"]
-    assert execution["threads"] == 1 and result["busy_threads"] <= 1
+    assert execution["threads"] == 1
+    # On a busy machine CPU time can only be less. Threads are not counted: JAX hands the work from one to another.
+    assert result["cpu_s"] <= 1.2 * sum(result["times_ns"]) / 1e9 + 0.02, "it computes on more than one core at a time"
     assert precision in execution["precision"].split("+")
     assert execution["own_operator_share"] is None or 0 <= execution["own_operator_share"] <= 1
     assert all(isinstance(value, str) for value in execution["details"].values())
@@ -114,14 +125,14 @@ def test_an_engine_computes_the_network_and_tells_what_ran(models, engine, preci
 
 @pytest.mark.parametrize("engine", engine_names())
 def test_an_engine_takes_single_words_and_uses_the_threads_it_is_given(models, engine):
-    threads = min(2, len(physical_cores(read_cpus())))
+    threads = min(2, len(physical_cores(fastest_class(read_cpus()))))
     precision = next(iter(engine_class(engine).models))
     outcome = run(models, engine, precision, batch_size=1, threads=threads)
     assert outcome.status == "ok", outcome.reason
     [result] = outcome.results
     # An engine that shares out whole samples has one thread for a single word, and tells so.
     assert result["execution"]["threads"] in (1, threads)
-    assert result["busy_threads"] <= threads
+    assert result["busy_threads"] >= 1
 
 
 @pytest.mark.parametrize("engine", engine_names())
@@ -137,6 +148,29 @@ def test_an_engine_runs_sparse_weights(models, engine):
     precision = next(iter(engine_class(engine).models))
     outcome = run(models, engine, precision, network="blocks")
     assert outcome.status == "ok", outcome.reason
+
+
+def test_what_an_engine_compiles_is_kept_for_this_cpu_alone(models):
+    """No file of a cache lies where another CPU would look for it."""
+    for engine in ("pytorch_compile", "dualsparse"):
+        precision = next(iter(engine_class(engine).models))
+        assert run(models, engine, precision).status == "ok"
+        assert {path.name for path in (models.folder / "cache" / engine).iterdir()} == {cpu_key()}
+
+
+def test_torch_compile_without_python_s_headers_is_unsupported(models, monkeypatch, tmp_path):
+    """The real compiler, but it is not told where Python's headers are."""
+    compiler = tmp_path / "g++"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        'for word; do shift; case "$word" in -I*/include/python3*) ;; *) set -- "$@" "$word" ;; esac; done\n'
+        'exec /usr/bin/env g++ "$@"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    outcome = run(models, "pytorch_compile", "fp32", cache=tmp_path / "cache")
+    assert outcome.status == "unsupported", outcome.reason
+    assert "needs the header Python.h (Python's own: python3-dev" in outcome.reason
 
 
 def test_tvm_skips_blocks_of_zeros(models):

@@ -1,6 +1,8 @@
 """What the worker does between loading and its result, against plain references."""
 
 import itertools
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -10,11 +12,12 @@ from engine_worker import (
     POOL_CLIPS,
     ParityError,
     aligned_empty,
+    busy_threads,
     check_parity,
     compare,
     in_batches,
     infer,
-    one_line,
+    thread_seconds,
     timed_calls,
     timing_batches,
     warm_up,
@@ -126,6 +129,26 @@ def test_tolerances_tell_the_precisions_apart():
         check_parity(reference[:, ::-1] * 1e-6 + reference * 0, reference, "int8")
 
 
-def test_an_exception_becomes_one_line():
-    assert one_line(ValueError("a\n  b")) == "ValueError: a b"
-    assert one_line(KeyError()) == "KeyError"
+def test_threads_that_compute_are_told_from_those_that_wait():
+    before = {"main": 5.0, "pool": 1.0, "ended": 3.0}
+    # A busy machine gives each of them little of the time; their shares of each other stay.
+    for slow in (1, 100):
+        after = {"main": 5.0 + 2 / slow, "pool": 1.0 + 1.5 / slow, "late": 0.7 / slow, "waits": 0.02 / slow}
+        assert busy_threads(before, after) == 3
+    assert busy_threads(before, before) == 0
+
+
+def test_the_cpu_time_of_a_thread_is_its_own():
+    begin = thread_seconds()
+    worker = threading.Thread(target=lambda: sum(range(3_000_000)))
+    sleeper = threading.Event()
+    waiting = threading.Thread(target=sleeper.wait)
+    waiting.start()
+    worker.start()
+    worker.join()
+    sum(range(3_000_000))
+    end = thread_seconds()
+    sleeper.set()
+    waiting.join()
+    assert end[str(os.getpid())] > begin[str(os.getpid())]
+    assert busy_threads(begin, end) == 1

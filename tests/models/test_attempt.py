@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import attempt
+from sparsemark.cpu import cpu_model
 
 
 def run(tmp_path, code, *options):
@@ -18,29 +19,30 @@ def run(tmp_path, code, *options):
 def test_a_success_keeps_the_model(tmp_path):
     model, status = run(tmp_path, "import sys; open(sys.argv[1], 'w').write('model')")
     assert model.read_text() == "model"
-    assert status == {"status": "ok", "reason": ""}
+    assert status == {"status": "ok", "reason": "", "cpu": cpu_model()}
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"),
+    ("code", "ending", "reason"),
     [
-        ("raise ValueError('no such operator')", "ValueError: no such operator"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
-        ("pass", "exit status 0"),
-        ("import sys; open(sys.argv[1], 'w').write('half'); raise OSError('disk full')", "disk full"),
+        ("raise ValueError('no such operator')", "failed", "ValueError: no such operator"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "failed", "SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "out_of_memory", "SIGKILL"),
+        ("pass", "failed", "exit status 0"),
+        ("import sys; open(sys.argv[1], 'w').write('half'); raise OSError('disk full')", "failed", "disk full"),
     ],
 )
-def test_a_failure_leaves_an_empty_model_and_its_reason(tmp_path, code, reason):
+def test_a_failure_leaves_an_empty_model_and_its_reason(tmp_path, code, ending, reason):
     model, status = run(tmp_path, code)
     assert model.read_bytes() == b""
-    assert status["status"] == "failed"
+    assert status["status"] == ending
     assert reason in status["reason"]
 
 
 def test_a_tool_that_refuses_the_network_makes_it_unsupported(tmp_path):
     model, status = run(tmp_path, "raise SystemExit('error: net.onnx: operator TopK is unknown')")
     assert model.read_bytes() == b""
-    assert status == {"status": "unsupported", "reason": "net.onnx: operator TopK is unknown"}
+    assert (status["status"], status["reason"]) == ("unsupported", "net.onnx: operator TopK is unknown")
 
 
 def test_a_hanging_command_is_ended_with_its_children(tmp_path):
@@ -54,4 +56,4 @@ def test_an_environment_that_could_not_be_built_is_the_reason(tmp_path):
     environment.write_text(json.dumps({"status": "unsupported", "reason": "needs Python 3.9"}))
     model, status = run(tmp_path, "raise SystemExit('never run')", "--environment-status", str(environment))
     assert model.read_bytes() == b""
-    assert status == {"status": "unsupported", "reason": "needs Python 3.9"}
+    assert (status["status"], status["reason"]) == ("unsupported", "needs Python 3.9")

@@ -319,3 +319,9 @@ def test_a_training_process_keeps_its_memory() -> None:
     scripts = str(Path(training.__file__).parents[2])
     result = subprocess.run([sys.executable, "-c", program], cwd=scripts, check=True, capture_output=True, text=True)
     assert int(result.stdout) < 1000
+
+
+def test_a_batch_larger_than_the_data_set_is_all_of_it(data: TrainingData) -> None:
+    settings = Settings(epochs=1, batch_size=4096)
+    history = fit(fresh(), data, settings, seed=1)
+    assert len(history) == 1 and np.isfinite(history[0]["loss"])

@@ -61,6 +61,9 @@ def benchmark_rows() -> list[dict]:
                                 "reason": "" if speed else REASON,
                                 "model_sha256": "",
                                 "machine": "Test CPU, 2 cores [abc]",
+                                "doubts": f"the clock fell from 3000 to 2{number}00 MHz"
+                                if engine == "openvino"
+                                else "",
                                 "executed_precision": precision if speed else "",
                                 "executed_threads": layout[-1:],
                                 "instruction_set": "",

@@ -1,6 +1,7 @@
 """Pages of the report: tables as HTML, and the summary that opens it."""
 
 import importlib
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -175,6 +176,9 @@ def test_summary_is_clean_text_with_the_tables_numbers(tmp_path):
     assert "320k" in html
     assert "32.0× [32.0×, 32.0×] ONNX Runtime" in html
     assert "no kernel for &lt;this&gt; &amp; that" in html
+    # Of 9 engines and precisions, OpenVINO's three, each kind of doubt once.
+    [held_back] = re.findall(r"(\d+) of (\d+) rows: the clock fell from 3000 to 2100 MHz", html)
+    assert int(held_back[0]) * 9 == int(held_back[1]) * 3
 
 
 def test_summary_of_a_study_without_measurements(tmp_path):

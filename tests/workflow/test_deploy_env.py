@@ -60,9 +60,33 @@ def test_a_required_environment_that_cannot_be_built_is_an_error(tmp_path, capsy
     assert not prefix.exists()
 
 
-def test_an_optional_environment_that_cannot_be_built_becomes_a_reason(tmp_path):
+def test_an_optional_environment_that_cannot_be_built_becomes_a_reason(tmp_path, monkeypatch):
+    # Such a setting would be the reason, if it came through.
+    monkeypatch.setenv("PIP_USER", "1")
     env_file, prefix = write_env(tmp_path, "no-such-package-of-sparsemark==1.0"), tmp_path / "prefix"
     assert deploy_env.main([str(env_file), str(prefix), "--optional"]) == 0
     record = json.loads((prefix / "deployed.json").read_text())
     assert record["status"] == "unsupported"
     assert "no-such-package-of-sparsemark" in record["reason"]
+
+
+def test_packages_of_elsewhere_stay_outside(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/pip.py").write_text("raise SystemExit('this is no pip')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
+    assert deploy_env.main([str(write_env(tmp_path)), str(tmp_path / "prefix")]) == 0
+    assert "pip" in json.loads((tmp_path / "prefix/deployed.json").read_text())["packages"]
+
+
+def test_an_environment_that_is_there_is_kept_and_one_that_lost_its_interpreter_is_not(tmp_path):
+    env_file, prefix = write_env(tmp_path), tmp_path / "prefix"
+    arguments = [str(env_file), str(prefix), "--keep", "--record", str(tmp_path / "record.json")]
+    assert deploy_env.main(arguments) == 0
+    (prefix / "mark").touch()
+    assert deploy_env.main(arguments) == 0
+    assert (prefix / "mark").exists()
+    assert json.loads((tmp_path / "record.json").read_text())["status"] == "ok"
+    (prefix / "bin/python").unlink()
+    assert deploy_env.main(arguments) == 0
+    assert not (prefix / "mark").exists()
+    assert (prefix / "bin/python").exists()

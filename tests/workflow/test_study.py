@@ -1,84 +1,12 @@
-"""The configuration: what it refuses, in which words, and the cases and paths that follow from it."""
-
-import copy
+"""The cases and paths that follow from a configuration."""
 
 import pytest
 import yaml
 
-from sparsemark import study
+from sparsemark import configuration, study
 from sparsemark.files import InputError
 
 CONFIG = yaml.safe_load((study.ROOT / "config.yaml").read_text())
-
-
-def changed(path, value):
-    """The default configuration with one value replaced; `path` is dotted."""
-    config = copy.deepcopy(CONFIG)
-    *parents, key = path.split(".")
-    entry = config
-    for parent in parents:
-        entry = entry[int(parent)] if isinstance(entry, list) else entry[parent]
-    entry[int(key) if isinstance(entry, list) else key] = value
-    return config
-
-
-def test_the_default_configuration_is_valid():
-    study.validate(CONFIG)
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        ("roundz", 3, r"the top level: unknown key 'roundz' \(expected one of dataset"),
-        ("measuring.round", 3, r"measuring: unknown key 'round' \(expected one of rounds"),
-        ("networks.dense.sparcity", 0.5, r"networks\.dense: unknown key 'sparcity'"),
-        ("measuring.rounds", "three", r"measuring\.rounds: 'three' is not of type integer"),
-        ("measuring.min_time_s", 0, r"measuring\.min_time_s: 0 is too small"),
-        ("engines", ["onnxruntime", "warp"], r"engines: 'warp' is unknown \(expected one of .*onnxruntime"),
-        ("engines", [], r"engines: empty"),
-        ("benchmarks.0.batch_sizes", [0], r"benchmarks\.0\.batch_sizes\.0: 0 is too small \(expected at least 1\)"),
-        ("benchmarks.0.precisions", ["fp8"], r"benchmarks\.0\.precisions\.0: 'fp8' is unknown"),
-        ("benchmarks.0.networks", ["fence"], r"benchmarks\.0\.networks: 'fence' is unknown"),
-        ("benchmarks.0.cores", [2], r"benchmarks\.0\.cores\.0: 2 is unknown \(expected one of 1, all\)"),
-        ("dataset.name", "librispeech", r"dataset\.name: 'librispeech' is unknown \(expected one of synthetic_speech"),
-        ("dataset.class_set", "letters", r"dataset\.class_set: 'letters' is unknown"),
-        ("networks.pruned", {"start": "dance"}, r"networks\.pruned\.start: 'dance' is unknown"),
-        ("networks.dense", {"sparsity": 1.0}, r"networks\.dense\.sparsity: expected .* below, 1, got 1\.0"),
-        ("networks.dense", {"sparsity": -0.1}, r"networks\.dense\.sparsity: expected .* got -0\.1"),
-        ("networks.dense", {"k_winners": {"act3": 0}}, r"networks\.dense\.k_winners\.act3: expected a density above 0"),
-        ("networks.dense", {"width": 0}, r"networks\.dense\.width: 0 is too small"),
-        ("networks.pruned.width", 0.5, r"networks\.pruned\.width: a network that starts from another one has its arch"),
-        (
-            "networks.dense",
-            {"architecture": "ds_cnn", "module": "net.py:Net"},
-            r"networks\.dense: expected 'architecture' or 'module', not both",
-        ),
-        (
-            "networks.dense",
-            {"module": "no_such.py:Net"},
-            r"networks\.dense\.module: .* a file that exists, got 'no_such",
-        ),
-        ("networks.dense", {"seeds": [2]}, r"networks\.dense\.seeds: expected 1 in it, the seed that is measured"),
-        ("networks.dense", {"start": "dense"}, r"networks\.dense\.start: dense -> dense goes in a circle"),
-        (
-            "networks.dense",
-            {"teacher": "pruned"},
-            r"networks\.pruned\.start: dense -> pruned -> dense goes in a circle",
-        ),
-        ("networks.sparse_dense", {"teacher": "dance"}, r"networks\.sparse_dense\.teacher: 'dance' is unknown"),
-    ],
-)
-def test_a_wrong_configuration_is_one_clear_sentence(path, value, message):
-    with pytest.raises(InputError, match=rf"^my\.yaml: {message}") as caught:
-        study.validate(changed(path, value), "my.yaml")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_key_is_named():
-    config = copy.deepcopy(CONFIG)
-    del config["measuring"]["rounds"]
-    with pytest.raises(InputError, match="measuring: missing key 'rounds'"):
-        study.validate(config)
 
 
 def test_cases_are_the_union_of_the_sweeps_without_repetition():
@@ -135,6 +63,31 @@ def test_sources_follow_imports_and_stay_inside_the_scripts():
     assert all(path.startswith("workflow/scripts/") for path in found)
 
 
+def test_sources_of_an_engine_of_ours_include_the_engine():
+    assert "dualsparse/kernels/packing.py" in study.sources("sparsemark/engines/dualsparse")
+    assert "dualsparse/engine.py" not in study.sources("sparsemark/engines/onnxruntime")
+
+
+def test_a_fingerprint_follows_the_content_and_nothing_else(tmp_path, monkeypatch):
+    prints = []
+    for folder, code, data in (("a", "1", "x"), ("another place", "1", "x"), ("b", "2", "x"), ("c", "1", "y")):
+        scripts = tmp_path / folder / "workflow/scripts"
+        scripts.mkdir(parents=True)
+        (scripts / "program.py").write_text("import helper\n")
+        (scripts / "helper.py").write_text(f"x = {code}\n")
+        (tmp_path / folder / "table.csv").write_text(data)
+        monkeypatch.setattr(study, "ROOT", tmp_path / folder)
+        monkeypatch.setattr(study, "SCRIPTS", scripts)
+        study.sources.cache_clear()
+        study.fingerprint.cache_clear()
+        prints.append(study.fingerprint("program", files=("table.csv",)))
+    study.sources.cache_clear()
+    study.fingerprint.cache_clear()
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+    assert prints[0].startswith("program ")
+
+
 def test_an_environment_folder_changes_with_its_file(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "ROOT", tmp_path)
     (tmp_path / "envs").mkdir()
@@ -165,7 +118,7 @@ def with_networks(networks):
 
 def test_a_network_from_a_file_is_imported_and_may_be_pruned_as_a_what_if(files):
     config = with_networks({"mine": {**files, "unit": "images"}, "light": {"start": "mine", "sparsity": 0.9}})
-    study.validate(config)
+    configuration.resolve(config)
     assert study.file_networks(config) == ["mine", "light"]
     assert study.trained_networks(config) == list(CONFIG["networks"])
     assert study.trainer(config, "light") == "import_network"
@@ -184,7 +137,7 @@ def test_a_network_from_a_file_is_imported_and_may_be_pruned_as_a_what_if(files)
 def test_a_pruned_network_has_the_architecture_it_starts_from():
     networks = {"small": {"architecture": "ds_cnn", "width": 0.5}, "light": {"start": "small", "sparsity": 0.9}}
     config = with_networks(networks)
-    study.validate(config)
+    configuration.resolve(config)
     assert study.training_spec(config, "light") == {**networks["small"], **networks["light"]}
     assert study.architecture(config, "light") == "ds_cnn"
     assert study.architectures(config) == ["ds_cnn", "gsc_cnn"]
@@ -225,5 +178,5 @@ def test_wrong_entries_of_files_and_modules_are_one_sentence(files, entry, messa
         entry = {**entry, "onnx": files["onnx"]}
     config = with_networks({"mine": entry, "other": files})
     with pytest.raises(InputError, match=rf"^my\.yaml: networks\.{message}") as caught:
-        study.validate(config, "my.yaml")
+        configuration.resolve(config, "my.yaml")
     assert "\n" not in str(caught.value)

@@ -1,7 +1,8 @@
-"""A tiny study end to end, as its users run it: dry run, kills, second run, edits, and wrong input.
+"""A tiny study end to end, as its users run it: dry run, kills, second run, edits, moves, and wrong input.
 
 The tests run a copy of the working tree, so that the checkout's own results stay as they are. Its environments are
-shared with the checkout: they are the same files.
+shared with the checkout: they are the same files. The study itself runs in a folder of its own, from a read-only
+checkout, and both have names that a careless command would trip over.
 """
 
 import csv
@@ -12,6 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,9 +21,11 @@ import jsonschema
 import pytest
 import yaml
 
+from sparsemark.files import exclusive_lock
+
 ROOT = Path(__file__).parents[2]
 TINY = "tests/workflow/tiny.yaml"
-SNAKEMAKE = shutil.which("snakemake")
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
 
 def clone(folder):
@@ -40,14 +44,17 @@ def clone(folder):
     return folder
 
 
-def snakemake(folder, *arguments, configfile=TINY):
-    overlay = ["--configfile", configfile] if configfile else []
-    return subprocess.run([SNAKEMAKE, *arguments, *overlay], cwd=folder, text=True, capture_output=True)
+def snakemake(folder, *arguments, configfile=TINY, checkout=None, **options):
+    """Run Snakemake in `folder` with the workflow of `checkout`, which is the folder itself by default."""
+    checkout = checkout or folder
+    overlay = ["--configfile", checkout / configfile] if configfile else []
+    command = [*SNAKEMAKE, "--snakefile", checkout / "Snakefile", *arguments, *overlay]
+    return subprocess.run(command, cwd=folder, text=True, capture_output=True, **options)
 
 
-def planned(folder, *arguments, configfile=TINY):
+def planned(folder, *arguments, **options):
     """The rules that a dry run would run, with how many jobs of each."""
-    result = snakemake(folder, "-n", *arguments, configfile=configfile)
+    result = snakemake(folder, "-n", *arguments, **options)
     assert result.returncode == 0, result.stderr
     table = re.search(r"^job +count\n-+ +-+\n(.*?)\ntotal", result.stdout + result.stderr, re.DOTALL | re.MULTILINE)
     rows = (line.split() for line in table[1].splitlines()) if table else ()
@@ -57,28 +64,62 @@ def planned(folder, *arguments, configfile=TINY):
 def overlay(folder, **changes):
     """An overlay file like the tiny one, with some top-level keys replaced."""
     path = folder / "changed.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load((folder / TINY).read_text()), **changes}))
-    return path.name
+    path.write_text(yaml.safe_dump({**yaml.safe_load((ROOT / TINY).read_text()), **changes}))
+    return path
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def checkout(tmp_path_factory):
+    """A checkout that others share: it can only be read."""
+    folder = clone(tmp_path_factory.mktemp("it's a chëckout"))
+    (folder / ".envs").unlink()
+    entries = [folder, *folder.rglob("*")]
+    for path in entries:
+        path.chmod(path.stat().st_mode & ~0o222)
+    yield folder
+    for path in entries:
+        path.chmod(path.stat().st_mode | 0o200)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, checkout):
     """The folder of a tiny study that was killed twice with everything it had started, and then completed."""
-    folder = clone(tmp_path_factory.mktemp("study"))
-    command = [SNAKEMAKE, "report", "--configfile", TINY, "--cores", "48"]
+    folder = tmp_path_factory.mktemp("Bob's wörk")
+    (folder / ".envs").symlink_to(ROOT / ".envs")
+    # As the module system of a cluster may have it: packages that must not reach the environments.
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for package in ("torch", "onnxruntime"):
+        (elsewhere / f"{package}.py").write_text("raise ImportError('a package of elsewhere')\n")
+    surroundings = {**os.environ, "PYTHONPATH": str(elsewhere)}
+    command = [*SNAKEMAKE, "--snakefile", checkout / "Snakefile", "report", "--configfile", checkout / TINY]
+    command += ["--cores", "48"]
     for stage in ("results/prepare_dataset", "results/benchmark"):
         run = subprocess.Popen(
-            command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            cwd=folder,
+            env=surroundings,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         while run.poll() is None and not (folder / stage).exists():
             time.sleep(0.1)
         time.sleep(1)
+        # Nobody else may change the folder meanwhile.
+        with pytest.raises(BlockingIOError), exclusive_lock(folder / ".snakemake/study.lock"):
+            pass
         for process in session_of(run.pid):
             os.kill(process, signal.SIGKILL)
         run.wait()
-    completed = subprocess.run(command, cwd=folder, text=True, capture_output=True)
+    completed = subprocess.run(command, cwd=folder, env=surroundings, text=True, capture_output=True)
     assert completed.returncode == 0, completed.stdout[-8000:] + completed.stderr[-8000:]
     return folder
+
+
+@pytest.fixture
+def moved(tmp_path, checkout):
+    """The same checkout at another place, its files written at another time, and without environments."""
+    return shutil.copytree(checkout, tmp_path / "moved", copy_function=shutil.copyfile)
 
 
 def session_of(leader):
@@ -172,40 +213,115 @@ def test_the_report_opens_without_a_network(study):
         assert figure.name in report
 
 
-def test_a_second_run_has_nothing_to_do(study):
-    result = snakemake(study, "report")
+def test_a_dry_run_from_elsewhere_plans_the_same_jobs(tmp_path, checkout):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    clone(inside)
+    jobs = planned(inside, "report", configfile=None)
+    assert jobs["benchmark"] > 0
+    assert planned(outside, "report", configfile=None, checkout=checkout) == jobs
+    # The catalogue of workflows, and many a reader, looks for the Snakefile here.
+    assert planned(inside, "report", "--snakefile", "workflow/Snakefile", "--cores", "2", configfile=None) == jobs
+
+
+def test_the_study_leaves_nothing_in_a_shared_checkout(study, checkout):
+    found = {str(path.relative_to(checkout)) for path in checkout.rglob("*")}
+    made = {path for path in found if "__pycache__" not in path and not (ROOT / path).exists()}
+    assert not made
+    assert not {"results", "logs", "data", ".snakemake", ".envs"} & found
+
+
+def test_a_second_run_has_nothing_to_do(study, checkout):
+    result = snakemake(study, "report", checkout=checkout)
     assert result.returncode == 0
     assert "Nothing to be done" in result.stdout + result.stderr
 
 
-def test_a_new_batch_size_measures_only_the_new_cases(study):
-    config = yaml.safe_load((study / TINY).read_text())
+def test_a_moved_checkout_has_nothing_to_do(study, moved):
+    assert planned(study, "report", checkout=moved) == {}
+
+
+def test_another_workflow_uses_this_one_as_a_module(tmp_path, study, moved):
+    snakefile = tmp_path / "Snakefile"
+    snakefile.write_text(
+        "import yaml\n"
+        "module sparsemark:\n"
+        f"    snakefile: {str(moved / 'Snakefile')!r}\n"
+        f"    config: yaml.safe_load(open({str(moved / TINY)!r}))\n"
+        "use rule * from sparsemark\n"
+        "rule mine:\n"
+        "    input: 'results/report.html'\n"
+        "    output: 'mine.txt'\n"
+        "    shell: 'cp {input} {output}'\n"
+    )
+    assert planned(study, "mine.txt", "--snakefile", snakefile, configfile=None, checkout=moved) == {"mine": 1}
+    fresh = planned(tmp_path, "mine.txt", "--snakefile", snakefile, "--printshellcmds", configfile=None, checkout=moved)
+    assert fresh["report"] == fresh["prepare_dataset"] == 1
+
+
+@pytest.fixture
+def without_environments(study):
+    """The study after somebody has made room on the disk."""
+    (study / ".envs").rename(study / "gone")
+    yield study
+    (study / "gone").rename(study / ".envs")
+
+
+def test_environments_that_are_gone_are_no_reason_to_run_anything(without_environments, moved):
+    assert planned(without_environments, "report", checkout=moved) == {}
+
+
+def test_another_environment_file_makes_anew_what_depends_on_it(study, moved):
+    with (moved / "envs/onnxruntime.yaml").open("a") as handle:
+        handle.write("      - six==1.17.0\n")
+    jobs = planned(study, "report", checkout=moved)
+    assert jobs["deploy_env"] == 1
+    assert jobs["quantize_onnxruntime"] > 0
+    assert jobs["benchmark"] > 0
+    assert not {"train", "prune", "export_onnx", "prepare_dataset", "quantize_pytorch"} & set(jobs)
+
+
+def test_results_alone_can_be_reported_on_another_machine(tmp_path, study, moved):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(study / "results", elsewhere / "results")
+    jobs = planned(elsewhere, "report", checkout=moved, configfile=elsewhere / "results/config.yaml")
+    assert jobs == {}
+    (elsewhere / "results/report.html").unlink()
+    result = snakemake(
+        elsewhere, "report", "--cores", "2", checkout=moved, configfile=elsewhere / "results/config.yaml"
+    )
+    assert result.returncode == 0, result.stderr
+    assert not (elsewhere / ".envs").exists()
+    assert "plot_pareto.svg" in (elsewhere / "results/report.html").read_text()
+
+
+def test_a_new_batch_size_measures_only_the_new_cases(without_environments, tmp_path, moved):
+    study = without_environments
+    config = yaml.safe_load((moved / TINY).read_text())
     sweep = {**config["benchmarks"][0], "batch_sizes": [*config["benchmarks"][0]["batch_sizes"], 3]}
-    jobs = planned(study, configfile=overlay(study, benchmarks=[sweep, *config["benchmarks"][1:]]))
+    changed = overlay(tmp_path, benchmarks=[sweep, *config["benchmarks"][1:]])
+    jobs = planned(study, checkout=moved, configfile=changed)
     new = len(sweep["precisions"]) * len(sweep["cores"]) * len(sweep.get("engines", config["engines"]))
     new *= len(sweep["networks"]) * config["measuring"]["rounds"]
     assert jobs["benchmark"] == new
     assert not {"train", "prune", "prepare_dataset", "evaluate"} & set(jobs)
 
 
-def test_a_new_seed_trains_only_new_networks(study):
+def test_a_new_seed_trains_only_new_networks(study, tmp_path, checkout):
     networks = yaml.safe_load((study / "results/config.yaml").read_text())["networks"]
-    jobs = planned(study, configfile=overlay(study, seeds=[1, 2]))
+    jobs = planned(study, checkout=checkout, configfile=overlay(tmp_path, seeds=[1, 2]))
     assert jobs["train"] + jobs.get("prune", 0) == len(networks)
     assert "benchmark" not in jobs
 
 
-@pytest.mark.parametrize("pattern", ["workflow/scripts/plot_*.py", "report/plot_*.rst"])
-def test_a_figure_or_its_caption_changes_without_measuring(study, pattern):
-    path = next(iter(sorted(study.glob(pattern))))
-    before = path.read_text()
-    path.write_text(before + "\n# changed\n")
-    try:
-        jobs = planned(study, "report")
-    finally:
-        path.write_text(before)
+@pytest.mark.parametrize("pattern", ["workflow/scripts/plot_*.py", "report/plot_*.rst", "resources/*.csv"])
+def test_a_figure_or_its_caption_changes_without_measuring(without_environments, moved, pattern):
+    path = next(iter(sorted(moved.glob(pattern))))
+    path.write_text(path.read_text() + "\n# changed\n")
+    jobs = planned(without_environments, "report", checkout=moved)
     assert jobs["report"] == 1
-    assert not {"benchmark", "train", "evaluate", "export_onnx"} & set(jobs)
+    assert not {"benchmark", "train", "evaluate", "export_onnx", "deploy_env"} & set(jobs)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +371,57 @@ def test_a_faulty_download_leaves_nothing_behind(tmp_path, fault):
 
 def test_the_schemas_describe_every_column(study):
     for name in ("benchmarks", "networks"):
-        schema = yaml.safe_load((study / f"workflow/schemas/{name}.schema.yaml").read_text())
+        schema = yaml.safe_load((ROOT / f"workflow/schemas/{name}.schema.yaml").read_text())
         jsonschema.Draft202012Validator.check_schema(schema)
         assert set(rows(study / f"results/{name}.csv")[0]) == set(schema["properties"])
+
+
+def test_conda_deploys_the_environments(tmp_path_factory):
+    """Through Snakemake's own way of calling conda, and back to pip."""
+    # Short names: espeak-ng takes no path of more than 160 characters.
+    folder = clone(tmp_path_factory.mktemp("c"))
+    sweep = {"networks": ["dense"], "precisions": ["fp32"], "batch_sizes": [1], "cores": [1]}
+    changed = overlay(folder, engines=["onnxruntime"], benchmarks=[sweep])
+    path = os.pathsep.join(
+        [str(folder / "tests/workflow/conda/bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    )
+    target = "results/benchmarks.csv"
+    result = snakemake(
+        folder,
+        target,
+        "--sdm",
+        "conda",
+        "--conda-prefix",
+        "c",
+        "--cores",
+        "48",
+        configfile=changed,
+        env={**os.environ, "PATH": path},
+    )
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-8000:]
+    assert {row["status"] for row in rows(folder / target)} == {"ok"}
+    assert any(link.is_symlink() for link in (folder / "c").iterdir())
+    [record] = folder.glob("results/deploy_env/onnxruntime-*.json")
+    assert "onnxruntime" in json.loads(record.read_text())["packages"]
+    assert planned(folder, target, configfile=changed) == {}
+    (folder / "results/benchmarks.csv").unlink()
+    assert planned(folder, target, configfile=changed) == {"collect_benchmarks": 1}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("Snakefile", "# The study", "import sys; sys.modules['scipy'] = None  #", "lacks scipy: install what"),
+        ("Snakefile", "# The study", "import platform; platform.system = lambda: 'Darwin'  #", "and this is Darwin"),
+        ("rules/requirements.smk", '"3.11"', '"2.6"', "Python 2.6 is needed, this is Python 3"),
+    ],
+    ids=["library", "system", "python"],
+)
+def test_what_is_missing_is_said_when_the_snakefile_is_read(tmp_path, file, old, new, message):
+    path = clone(tmp_path) / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    result = snakemake(tmp_path, "-n", configfile=None)
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr

@@ -23,6 +23,8 @@ import numpy as np
 from sparsemark.engines import engine_class
 from sparsemark.engines.protocol import Engine, UnsupportedCase
 from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.measuring.outcome import from_exception
+from sparsemark.measuring.topology import one_core, read_cpus
 from sparsemark.models.calibration import batches, load_calibration
 from sparsemark.models.onnx_model import batch_size_of, load_model
 from sparsemark.progress import Progress
@@ -166,7 +168,8 @@ def prepare(variant: Variant, engine: str, model: Path, batch_size: int, folder:
     except UnsupportedCase as error:
         variant.status, variant.reason = "unsupported", str(error)
     except Exception as error:  # tools and engines raise whatever they like; the row tells it
-        variant.status, variant.reason = "failed", str(error).splitlines()[0] if str(error) else repr(error)
+        outcome = from_exception(error)
+        variant.status, variant.reason = outcome.status, outcome.reason
 
 
 def measure(variants: list[Variant], inputs: list[np.ndarray], rounds: int, seconds: float) -> None:
@@ -195,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=0.1, help="per variant and round (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write")
     options = parser.parse_args(arguments)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {one_core(read_cpus())})
     batch_size = batch_size_of(load_model(options.model))
     with np.load(options.features) as features:
         clips, classes = features["x"], features["y"]

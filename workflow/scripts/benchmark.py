@@ -8,7 +8,6 @@ Every layout runs in fresh processes, each pinned to its cores, one case at a ti
 """
 
 import argparse
-import fcntl
 import json
 import os
 import subprocess
@@ -16,15 +15,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.files import InputError, atomic_path, exclusive_lock, run_program
 from sparsemark.measuring.case import case_arguments, case_record, case_request, model_sha256, obstacle, positive
 from sparsemark.measuring.engine_process import run_instances
-from sparsemark.measuring.machine import busy_seconds, machine_name, machine_record, machine_state
-from sparsemark.measuring.topology import Layout, plan_layouts, read_cpus, read_quota
+from sparsemark.measuring.machine import (
+    changes,
+    doubts,
+    machine_name,
+    machine_record,
+    machine_state,
+    memory_bytes,
+    read_counters,
+)
+from sparsemark.measuring.topology import Layout, plan_layouts, read_cpus
 
 #: Percentile: the smallest sample that supports it, as MLPerf's load generator has it.
 PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
@@ -71,12 +78,12 @@ class Measure:
 def alone_on_the_machine() -> Iterator[None]:
     """Wait until no other benchmark of this user runs on this machine, and keep others waiting."""
     path = Path(tempfile.gettempdir()) / f"sparsemark-benchmark-{os.getuid()}.lock"
-    with path.open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive_lock(path))
         except BlockingIOError:
             print(f"waiting for another benchmark on this machine ({path})", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            stack.enter_context(exclusive_lock(path, wait=True))
         yield
 
 
@@ -87,13 +94,13 @@ def reference_gflops(cpu: int) -> float:
 
 
 def memory_limit_gib(measure: Measure) -> float:
-    """Return what one process may allocate: the limit that was set, or nearly all the memory of the machine.
+    """Return what one process may allocate: the limit that was set, or nearly all the memory there is.
 
     Beyond that the kernel would end some process, and not always the greedy one.
     """
     if measure.memory_limit_gib is not None:
         return measure.memory_limit_gib
-    return 0.9 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return 0.9 * memory_bytes() / 2**30
 
 
 def percentiles(times: Sequence[float]) -> dict[str, float]:
@@ -151,11 +158,12 @@ def measure_layout(
         "instances": layout.instances,
         "threads": layout.threads,
         "cpus": [list(cpus) for cpus in layout.cpu_sets],
+        "core_class": layout.core_class,
         "reference_gflops": reference_gflops(layout.cpu_sets[0][0]),
         **machine_state(layout.cpu_sets[0][0]),
     }
-    begin, busy = time.monotonic(), busy_seconds()
-    used = os.times()
+    cpus = [number for cpu_set in layout.cpu_sets for number in cpu_set]
+    before = read_counters(cpus)
     outcome = run_instances(
         python,
         request,
@@ -164,10 +172,7 @@ def measure_layout(
         cache=cache,
         memory_gib=memory_limit_gib(measure),
     )
-    row["wall_s"] = round(time.monotonic() - begin, 3)
-    after = os.times()
-    ours = sum(after[:4]) - sum(used[:4])
-    row["other_load"] = round(max(0.0, busy_seconds() - busy - ours) / max(row["wall_s"], 1e-3), 3)
+    row.update(changes(before, read_counters(cpus)))
     row["status"], row["reason"] = outcome.status, outcome.reason
     if outcome.status != "ok":
         return row, []
@@ -182,6 +187,9 @@ def measure_layout(
     row["warmup_calls"] = min(result["warmup_calls"] for result in outcome.results)
     row["peak_memory_mib"] = round(sum(result["peak_memory_mib"] for result in outcome.results), 1)
     row["busy_threads"] = sum(result["busy_threads"] for result in outcome.results)
+    for key in ("frequency_begin_mhz", "frequency_end_mhz"):
+        # Whether the kernel tells is a matter of the machine, not of the instance.
+        row[key] = min((result[key] for result in outcome.results if result[key] is not None), default=None)
     row["parity"] = first["parity"]
     row["execution"] = first["execution"]
     raw = [{key: result[key] for key in ("begin_ns", "times_ns", "cpu_s")} for result in outcome.results]
@@ -199,6 +207,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     case_arguments(parser)
     parser.add_argument("--cores", required=True, choices=("1", "all"), help="one core or the whole processor")
+    parser.add_argument(
+        "--max-cores", type=positive, metavar="N", help="hardware threads that `--cores all` may use (default: all)"
+    )
     parser.add_argument("--round", required=True, type=positive, metavar="N", help="for the row")
     defaults = json.dumps(asdict(Measure()))
     parser.add_argument("--measure", default="{}", metavar="JSON", help=f"how long; missing keys default to {defaults}")
@@ -221,8 +232,10 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append({"layout": "", **machine_state(0), "status": outcome.status, "reason": outcome.reason})
         else:
             case["model_sha256"] = model_sha256(options.model)
-            for layout in plan_layouts(read_cpus(), options.cores, read_quota()):
+            limits = [limit for limit in (record["cpu_quota"], options.max_cores) if limit is not None]
+            for layout in plan_layouts(read_cpus(), options.cores, min(limits, default=None)):
                 row, raw_times[layout.name] = measure_layout(options.python, request, layout, measure, options.cache)
+                row["doubts"] = "; ".join(doubts(record, row))
                 rows.append(row)
                 speed = f"{row['throughput_words_per_s']:,.0f} words/s" if row["status"] == "ok" else row["reason"]
                 print(f"{options.engine} {layout.name}: {row['status']}, {speed}", file=sys.stderr)

@@ -70,18 +70,21 @@ def run_logged(command: list[str], env: dict[str, str]) -> None:
 
 
 def find_python(version: str) -> str:
-    """Return an interpreter of that version: the running one, or one on the PATH.
+    """Return an interpreter of that version: the running one, or one on the PATH that starts (a shim may not).
 
     Raises:
         RuntimeError: there is none.
     """
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    python = sys.executable if running == version else shutil.which(f"python{version}")
-    if python is None:
-        raise RuntimeError(
-            f"Python {version} is needed, this is Python {running} and there is no python{version} on the PATH"
-        )
-    return python
+    if running == version:
+        return sys.executable
+    for folder in os.get_exec_path():
+        python = shutil.which(f"python{version}", path=folder)
+        if python and subprocess.run([python, "-c", ""], env=clean_environment(), capture_output=True).returncode == 0:
+            return python
+    raise RuntimeError(
+        f"Python {version} is needed, this is Python {running}, and no python{version} on the PATH can be started"
+    )
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,9 +1,14 @@
-"""Fetch one archive of a data set: resumed after an interruption, trusted only after its checksum."""
+"""Fetch one archive of a data set: resumed after an interruption, trusted only after its checksum.
+
+An address that is a folder on this machine is taken as an extracted archive, and packed again.
+"""
 
 import argparse
+import glob
 import http.client
 import shutil
 import sys
+import tarfile
 import time
 import urllib.error
 import urllib.parse
@@ -13,12 +18,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from sparsemark.files import InputError, run_program, sha256
+from sparsemark.files import InputError, atomic_path, run_program, sha256
 from sparsemark.progress import Progress
 
 ATTEMPTS = 5
 TIMEOUT_S = 60
 BLOCK = 1 << 20
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path that a file:// address names, or None for another one."""
+    if not url.startswith("file:"):
+        return None
+    return Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+
+
+def pack(folder: Path, out: Path) -> None:
+    """Write the files of an extracted data set, hidden ones left out, as the archive `out`, not compressed.
+
+    Raises:
+        InputError: the folder has no wav file in a folder of its own.
+    """
+    # It follows links and leaves out what is hidden.
+    found = sorted(map(Path, glob.glob("**", root_dir=folder, recursive=True)))
+    paths = [path for path in found if (folder / path).is_file()]
+    if not any(path.suffix.lower() == ".wav" and len(path.parts) > 1 for path in paths):
+        raise InputError(f"{folder}: expected an extracted data set, a folder of wav files for each word")
+    with atomic_path(out) as partial, tarfile.open(partial, "w:gz", compresslevel=0, dereference=True) as tar:
+        for path in paths:
+            tar.add(folder / path, str(path))
 
 
 @contextmanager
@@ -27,8 +55,7 @@ def open_at(url: str, offset: int) -> Iterator[tuple[BinaryIO, int, int]]:
 
     A server that knows no ranges starts at 0. The size is 0 if the server does not tell.
     """
-    if url.startswith("file:"):
-        path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    if path := local_path(url):
         with open(path, "rb") as stream:
             size = path.stat().st_size
             start = min(offset, size)
@@ -99,6 +126,10 @@ def download(url: str, checksum: str | None, out: Path) -> None:
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
         raise InputError(f"{url}: expected an address that starts with http://, https:// or file://")
     out.parent.mkdir(parents=True, exist_ok=True)
+    if (folder := local_path(url)) and folder.is_dir():
+        print(f"{url}: a folder, which has no sha256: not checked", file=sys.stderr)
+        pack(folder, out)
+        return
     # The fixed name lets the next run find what an interrupted one left.
     part = out.with_name(out.name + ".part")
     resumed = part.exists()

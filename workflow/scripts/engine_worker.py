@@ -21,8 +21,10 @@ from typing import TextIO
 
 import numpy as np
 
+from sparsemark.cpu import frequency_mhz
 from sparsemark.engines import engine_class
 from sparsemark.engines.protocol import Engine, UnsupportedCase
+from sparsemark.measuring.outcome import from_exception
 
 #: Clips that parity is checked on. Enough that an INT8 network which agrees on 97 % of them is not failed by chance.
 PARITY_CLIPS = 256
@@ -30,7 +32,8 @@ PARITY_CLIPS = 256
 #: MINIMUM_BATCHES batches: a single repeated input would teach the branch predictors the data.
 POOL_BYTES = 4 << 20
 MINIMUM_BATCHES = 8
-#: A thread counts as computing if it was on a CPU for this share of the timed calls.
+#: A thread counts as computing if it was on a CPU for this share of the time of the busiest one. Shares of the time
+#: that passed would depend on what else the machine does.
 BUSY_SHARE = 0.05
 
 
@@ -164,15 +167,24 @@ def timed_calls(
 
 
 def thread_seconds() -> dict[str, float]:
-    """Return the CPU seconds of each thread of this process."""
+    """Return the CPU seconds of each thread of this process: to the nanosecond, or in the scheduler's ticks."""
     seconds = {}
     for folder in Path("/proc/self/task").iterdir():
         try:
             fields = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            seconds[folder.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            # Not every kernel keeps these; some write zeros.
+            if nanoseconds := int((folder / "schedstat").read_text(encoding="ascii").split()[0]):
+                seconds[folder.name] = nanoseconds / 1e9
         except OSError:
-            continue  # the thread ended meanwhile
-        seconds[folder.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            continue  # the thread ended meanwhile, or the ticks have to do
     return seconds
+
+
+def busy_threads(before: dict[str, float], after: dict[str, float]) -> int:
+    """Return how many threads computed between two readings of `thread_seconds`."""
+    spent = [seconds - before.get(name, 0.0) for name, seconds in after.items()]
+    return sum(seconds > BUSY_SHARE * max(spent) for seconds in spent)
 
 
 def peak_memory_mib() -> float:
@@ -263,18 +275,21 @@ class Worker:
         gc.collect()
         gc.disable()
         result["warmup_calls"] = warm_up(self.engine.run, batches, measure["warmup_s"], measure["warmup_samples"])
-        threads_before, cpu_before = thread_seconds(), time.process_time()
+        cpus = os.sched_getaffinity(0)
+        threads_before, cpu_before, frequency_before = thread_seconds(), time.process_time(), frequency_mhz(cpus)
         begin, times = timed_calls(self.engine.run, batches, measure["min_time_s"], measure["min_samples"])
+        frequency_after = frequency_mhz(cpus)
         cpu_seconds, threads_after = time.process_time() - cpu_before, thread_seconds()
         gc.enable()
-        busy = [after - threads_before.get(name, 0.0) for name, after in threads_after.items()]
         self.send(step="reading the settings back")
         return {
             **result,
             "begin_ns": begin,
             "times_ns": times,
             "cpu_s": round(cpu_seconds, 3),
-            "busy_threads": sum(seconds > BUSY_SHARE * sum(times) / 1e9 for seconds in busy),
+            "busy_threads": busy_threads(threads_before, threads_after),
+            "frequency_begin_mhz": frequency_before,
+            "frequency_end_mhz": frequency_after,
             "peak_memory_mib": peak_memory_mib(),
             "execution": asdict(self.engine.execution()),
         }
@@ -286,21 +301,14 @@ class Worker:
             result = self.evaluate() if self.request["mode"] == "evaluate" else self.benchmark()
             self.send(status="ok", reason="", result=result)
         except UnsupportedCase as error:
-            self.send(status="unsupported", reason=str(error))
+            self.send(status="unsupported", reason=" ".join(str(error).split()))
         except ParityError as error:
             self.send(status="failed", reason=str(error))
-        except MemoryError as error:
-            self.send(status="out_of_memory", reason=one_line(error))
         except Exception as error:
             # Whatever an engine raises is a result of the study, not a fault of the program.
-            self.send(status="failed", reason=one_line(error), exception=True)
+            outcome = from_exception(error)
+            self.send(status=outcome.status, reason=outcome.reason)
             raise
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception as one line of at most 300 characters."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300].rstrip(": ")
 
 
 def main() -> None:

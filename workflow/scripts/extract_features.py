@@ -14,7 +14,7 @@ import torch
 
 from sparsemark.data.clips import read_clips
 from sparsemark.data.frontend import MARGIN, PARAMETERS, STEPS, LogMel, as_features, to_waveform
-from sparsemark.files import InputError, atomic_path, read_json, run_program, write_json
+from sparsemark.files import atomic_path, read_json, run_program, write_json
 from sparsemark.progress import Progress
 
 BATCH = 256
@@ -60,19 +60,13 @@ def training_spectrograms(clips: np.ndarray, path: Path) -> tuple[float, float]:
 
 
 def calibration_rows(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose `count` training clips, as many of each class as there are (to within one), in a random order.
-
-    Raises:
-        InputError: a class has too few clips.
-    """
+    """Choose up to `count` training clips in a random order: of each class its share, or all that it has."""
     classes = np.unique(labels)
-    shares = [count // len(classes) + (i < count % len(classes)) for i in range(len(classes))]
     rows = []
-    for label, share in zip(classes, shares, strict=True):
+    for number, label in enumerate(classes):
+        share = count // len(classes) + (number < count % len(classes))
         members = np.flatnonzero(labels == label)
-        if len(members) < share:
-            raise InputError(f"calibration: expected at least {share} training clips of class {label}")
-        rows.append(rng.choice(members, share, replace=False))
+        rows.append(rng.choice(members, min(share, len(members)), replace=False))
     return rng.permutation(np.concatenate(rows))
 
 
@@ -110,7 +104,9 @@ def extract(data: Path, out: Path, calibration_clips: int, seed: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of a prepared data set")
-    parser.add_argument("--calibration-clips", type=int, default=384, help="training clips that calibrate quantisation")
+    parser.add_argument(
+        "--calibration-clips", type=int, default=384, help="training clips that calibrate quantisation, at most"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the choice of calibration clips")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)

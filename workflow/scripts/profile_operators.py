@@ -19,7 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sparsemark.engines import engine_class
 from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.measuring.case import foreign_code
+from sparsemark.measuring.topology import one_core, read_cpus
 from sparsemark.models.calibration import batches, load_calibration
 
 COLUMNS = (
@@ -180,9 +183,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="how long to run (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write")
     options = parser.parse_args(arguments)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {one_core(read_cpus())})
     if not options.model.exists() or options.model.stat().st_size == 0:
         raise InputError(f"{options.model}: expected a model for {options.engine}; it could not be prepared")
+    if engine_class(options.engine).compiled_models and (outcome := foreign_code(options.model)):
+        raise InputError(outcome.reason)
     inputs = list(batches(load_calibration(options.features)[: 16 * options.batch_size], options.batch_size))
     version, operators = PROFILERS[options.engine](options.model, inputs, options.seconds)
     total = sum(operator.microseconds for operator in operators)

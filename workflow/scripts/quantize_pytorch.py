@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from sparsemark.files import InputError, atomic_path, run_program
+from sparsemark.measuring.outcome import telling
 from sparsemark.models.calibration import batches, load_calibration
 from sparsemark.networks.network import load_network
 from sparsemark.progress import Progress
@@ -45,7 +46,7 @@ def quantize(model: Path, calibration: Path, batch_size: int, out: Path) -> None
             move_exported_model_to_eval(converted)
             program = torch.export.export(converted, (inputs[0],))
     except (RuntimeError, ValueError) as error:  # torch.export's and Dynamo's own are RuntimeErrors
-        raise InputError(f"{model}: PyTorch does not quantise it ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{model}: PyTorch does not quantise it ({telling(str(error))})") from error
     with atomic_path(out) as partial:
         torch.export.save(program, partial)
 

@@ -186,6 +186,17 @@ def found_study(benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: pd
     ]
 
 
+def held_back(benchmarks: pd.DataFrame) -> list[str]:
+    """Return what may have held the machine back, each kind once, with its first words and the number of rows."""
+    entries: dict[str, tuple[str, int]] = {}
+    for doubts in benchmarks["doubts"]:
+        for doubt in filter(None, doubts.split("; ")):
+            kind = re.sub(r"\d+(\.\d+)?", "#", doubt)  # a kind has other numbers in every row
+            first, count = entries.get(kind, (doubt, 0))
+            entries[kind] = first, count + 1
+    return [f"{count} of {len(benchmarks)} rows: {escaped(first)}" for first, count in entries.values()]
+
+
 def section(title: str, entries: list[str]) -> str:
     """Return a section with a bullet list, or nothing if the list is empty."""
     if not entries:
@@ -206,6 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = found_study(benchmarks, trained, load_accuracies(options.accuracies), options.claims) + found
     text = section("What ran", ran(benchmarks, networks)) + section("What was found", found)
     text += section("What has no speed, and why", missing(benchmarks))
+    text += section("What may have held the machine back", held_back(benchmarks))
     with atomic_path(options.out) as partial:
         partial.write_text(text, encoding="utf-8")
 

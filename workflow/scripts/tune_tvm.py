@@ -4,18 +4,16 @@ The network becomes channels-last, because its channels fill vectors and its row
 (a convolution with its bias, a max-pool with its ReLU, ...). A matrix product whose weights have zeros in blocks is
 ours, and is not tuned (see tvm_sparse_linear.py). Schedules of the other products also choose the layout of their
 weights, which come into it here and not in every run. Each task gets its share of the trials. Every trial is
-kept in a database that is keyed by target and TVM version and looked up by a task's structure: networks of the same
-shape share it, whatever their weights, and a second run tunes nothing.
+kept in a database that is keyed by CPU, target and TVM version and looked up by a task's structure: networks of the
+same shape share it, whatever their weights, and a second run tunes nothing.
 """
 
 import argparse
-import fcntl
 import hashlib
 import logging
+import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -25,7 +23,10 @@ from tvm.s_tir import meta_schedule
 from tvm.target import codegen
 from tvm_ffi import structural_hash
 
-from sparsemark.files import InputError, atomic_path, read_json, run_program, write_json
+from sparsemark.cpu import cpu_key
+from sparsemark.files import InputError, atomic_path, exclusive_lock, read_json, run_program, write_json
+from sparsemark.measuring.outcome import from_exception
+from sparsemark.measuring.topology import fastest_class, read_cpus
 from sparsemark.models.onnx_model import load_model
 from sparsemark.models.tvm_sparse_linear import SPARSE_LINEAR, SparseProducts
 from sparsemark.progress import Progress
@@ -94,15 +95,6 @@ def shares(names: list[str], trials: int) -> list[int]:
     heavy = ("conv", "matmul", SPARSE_LINEAR)
     weights = [1.0 if any(word in name for word in heavy) else LIGHT_SHARE for name in names]
     return [max(1, round(trials * weight / sum(weights))) for weight in weights]
-
-
-@contextmanager
-def only_user(folder: Path) -> Iterator[None]:
-    """Let one process at a time tune into `folder`; those that wait then find the tasks tuned."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def build_candidate(module: tvm.ir.IRModule, target: tvm.target.Target, _parameters: object) -> tvm.runtime.Module:
@@ -174,10 +166,6 @@ def compile_network(module: tvm.ir.IRModule, target: tvm.target.Target, folder: 
         tvm.compile(scheduled, target=target).export_library(str(partial))
 
 
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="FP32 ONNX file with a fixed batch size")
@@ -187,20 +175,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="shared library (.so) to write")
     options = parser.parse_args(arguments)
     logging.getLogger("tvm").setLevel(logging.ERROR)
+    # On a hybrid processor, schedules are for the cores that the benchmark takes first.
+    os.sched_setaffinity(0, {cpu.number for cpu in fastest_class(read_cpus())})
     try:
         module = import_network(load_model(options.model))
     except Exception as error:  # of many kinds, and each means the same
-        raise InputError(f"{options.model}: TVM does not import it ({_last_line(error)})") from error
+        raise InputError(f"{options.model}: TVM does not import it ({from_exception(error).reason})") from error
     target = host_target()
-    key = hashlib.sha256(f"{target} {tvm.__version__}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{cpu_key()} {target} {tvm.__version__}".encode()).hexdigest()[:12]
     folder = (options.database or options.out.parent / "tuning") / key
     started = time.monotonic()
-    with only_user(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    # One process at a time tunes into it; those that waited find the tasks tuned.
+    with exclusive_lock(folder / "lock", wait=True):
         try:
             tune(module, target, options.trials, folder, options.seed)
             compile_network(module, target, folder, options.out)
         except Exception as error:  # of many kinds, and each means the same
-            raise InputError(f"{options.model}: TVM does not compile it ({_last_line(error)})") from error
+            raise InputError(f"{options.model}: TVM does not compile it ({from_exception(error).reason})") from error
     print(f"{options.out}: {options.trials} trials, {target}, {time.monotonic() - started:.0f} s")
 
 

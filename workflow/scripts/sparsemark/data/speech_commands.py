@@ -1,6 +1,7 @@
 """Speech Commands: which clip of the archives is in which split and class, and its samples.
 
 The archives are read as streams and nothing is unpacked: no member can leave a folder. Archives that try are refused.
+Any archive in this layout will do: a folder for each word, below one more folder or not.
 
 Warden, "Speech Commands: a dataset for limited-vocabulary speech recognition", 2018 (CC BY 4.0).
 """
@@ -8,18 +9,21 @@ Warden, "Speech Commands: a dataset for limited-vocabulary speech recognition", 
 import gzip
 import hashlib
 import io
+import lzma
 import math
 import re
+import sys
 import tarfile
-import wave
 import zlib
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import soundfile
 
+from sparsemark.data.dataset_settings import SILENCE, UNKNOWN
 from sparsemark.files import InputError
 from sparsemark.progress import Progress
 
@@ -28,14 +32,6 @@ SAMPLE_RATE = 16_000
 #: Samples of one clip: one second.
 CLIP_SAMPLES = 16_000
 
-UNKNOWN, SILENCE = "unknown", "silence"
-CLASS_SETS = {
-    "commands": ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", UNKNOWN, SILENCE),
-    "digits": (
-        *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-        *(UNKNOWN, SILENCE),
-    ),
-}
 #: Unknown words, and silence, as a share of the number of clips with the class set's words.
 UNKNOWN_SHARE = SILENCE_SHARE = 0.1
 #: Loudness (RMS) of the silences that are drawn, from and to, in decibel below the largest sample.
@@ -43,6 +39,8 @@ SILENCE_DBFS = (-70.0, -10.0)
 
 SPLITS = ("train", "validation", "test")
 NOISE_FOLDER = "_background_noise_"
+#: Bytes of sound that a header promises where its writer didn't know the length.
+LENGTH_UNKNOWN = 0x7FFF0000
 #: How the data set names the two classes without words in its test archives.
 TEST_FOLDERS = {"_unknown_": UNKNOWN, "_silence_": SILENCE}
 LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
@@ -63,45 +61,117 @@ class Clip:
     source: str
 
 
-def members(archive: Path) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
-    """Yield the name (without a leading `./`), the open archive and the entry of each file in `archive`.
+class DamagedClip(Exception):
+    """A recording that can't be used; the message says why."""
+
+
+def files(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Yield the path and the content of each file in `archive`, a tar file, compressed or not.
+
+    Hidden files are left out: Macs pack a twin of every file, `._NAME`, with what their file system knows of it.
 
     Raises:
         InputError: the archive is damaged, or has a member that is no plain file within the archive's folder.
     """
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with tarfile.open(archive, "r:*") as tar:
             for member in tar:
-                name = PurePosixPath(member.name)
-                if name.is_absolute() or ".." in name.parts:
+                path = PurePosixPath(member.name)
+                if path.is_absolute() or ".." in path.parts:
                     raise InputError(f"{archive}: member {member.name!r} would leave the archive's folder")
-                if member.isdir():
+                if member.isdir() or any(part.startswith(".") for part in path.parts):
                     continue
                 if not member.isfile():
                     raise InputError(f"{archive}: member {member.name!r}: expected a plain file, not a link or device")
-                yield str(name), tar, member
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{archive}: the archive is truncated or damaged ({error})") from error
+                yield path, tar.extractfile(member).read()
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{archive}: the archive is truncated or damaged, or no tar archive ({reason})") from error
     except OSError as error:
         raise InputError(f"{archive}: the archive cannot be read ({error})") from error
 
 
-def read_wav(data: bytes, where: str) -> np.ndarray:
-    """Return the int16 samples of a 16 kHz mono 16-bit wav file; `where` names it in errors.
+def read_wav(data: bytes) -> np.ndarray:
+    """Return the int16 samples of a 16 kHz mono 16-bit wav file.
 
     Raises:
-        InputError: anything else.
+        DamagedClip: anything else, or fewer samples than its header says, or none.
     """
     try:
-        with wave.open(io.BytesIO(data)) as wav:
-            form = (wav.getframerate(), wav.getnchannels(), 8 * wav.getsampwidth())
-            samples = wav.readframes(wav.getnframes())
-    except (wave.Error, EOFError) as error:
-        raise InputError(f"{where}: expected a wav file ({error or 'it ends early'})") from error
-    if form != (SAMPLE_RATE, 1, 16):
-        rate, channels, bits = form
-        raise InputError(f"{where}: expected {SAMPLE_RATE} Hz, 1 channel, 16 bit, got {rate}, {channels}, {bits}")
-    return np.frombuffer(samples[: len(samples) // 2 * 2], dtype="<i2")
+        with soundfile.SoundFile(io.BytesIO(data)) as wav:
+            form = (wav.format, wav.subtype, wav.samplerate, wav.channels)
+            samples, log = wav.read(dtype="int16", always_2d=True), wav.extra_info
+    except soundfile.LibsndfileError as error:
+        raise DamagedClip(f"expected a wav file ({error.error_string if data else 'it is empty'})") from error
+    if form[0] not in ("WAV", "WAVEX") or form[1:] != ("PCM_16", SAMPLE_RATE, 1):
+        found = "{} {}, {} Hz, channels: {}".format(*form)
+        raise DamagedClip(f"expected a wav file of 16 bit, {SAMPLE_RATE} Hz and 1 channel, got {found}")
+    # libsndfile reads what is there and tells in its log what the header promised. Programs that write to a pipe don't
+    # know the length: they promise the most that fits.
+    promised = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if promised and int(promised[2]) < int(promised[1]) < LENGTH_UNKNOWN:
+        raise DamagedClip(f"it ends after {promised[2]} of {promised[1]} bytes of sound")
+    if not len(samples):
+        raise DamagedClip("it has no samples")
+    return samples[:, 0]
+
+
+class Archive:
+    """A tar archive with a folder for each word, below one more folder or not.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        recordings: the usable ones, as `word/file.wav`, sorted.
+        damaged: {recording: why it can't be used}.
+        splits: {recording: split} from the data set's lists, or None if the archive has no lists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        found: dict[PurePosixPath, str] = {}
+        lists: dict[PurePosixPath, bytes] = {}
+        print(f"checking the clips of {path}", file=sys.stderr, flush=True)
+        for file, data in files(path):
+            if file.name in LISTS:
+                lists[file] = data
+            elif _is_wav(file):
+                try:
+                    read_wav(data)
+                    found[file] = ""
+                except DamagedClip as error:
+                    found[file] = str(error)
+        #: The folder of the word folders: where most recordings' grandparent is.
+        places = Counter(file.parent.parent for file in found if len(file.parts) > 1)
+        self.root = max(places, key=places.get, default=PurePosixPath())
+        inside = {str(file.relative_to(self.root)): why for file, why in found.items() if self._has(file)}
+        if len(inside) < len(found):
+            print(
+                f"{path}: {len(found) - len(inside)} wav files lie in no word's folder and are left out",
+                file=sys.stderr,
+            )
+        self.recordings = sorted(name for name, why in inside.items() if not why)
+        self.damaged = {name: why for name, why in sorted(inside.items()) if why}
+        self.splits = None
+        for name, split in LISTS.items():
+            if (text := lists.get(self.root / name)) is not None:
+                listed = (str(PurePosixPath(line.strip())) for line in text.decode("utf-8-sig").splitlines())
+                self.splits = (self.splits or {}) | dict.fromkeys(listed, split)
+
+    def _has(self, file: PurePosixPath) -> bool:
+        """Whether a file is directly in a word's folder."""
+        return file.is_relative_to(self.root) and len(file.relative_to(self.root).parts) == 2
+
+    def read(self, wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield those of `recordings` that are wanted, in the order of the archive, and their int16 samples."""
+        for file, data in files(self.path):
+            if self._has(file) and (name := str(file.relative_to(self.root))) in wanted:
+                yield name, read_wav(data)
+
+
+def _is_wav(path: PurePosixPath) -> bool:
+    return path.suffix.lower() == ".wav"
 
 
 def fit_clip(samples: np.ndarray) -> np.ndarray:
@@ -141,12 +211,13 @@ def draw_silence(noise: np.ndarray, clips: np.ndarray, rng: np.random.Generator)
 
 
 class SpeechCommands:
-    """One of the archives, or any other in its layout, as the twelve-class task.
+    """One of the archives, or any other in its layout, as the task of a class set.
 
     Args:
         archive: word folders, `_background_noise_` and, optionally, the two lists of its splits.
-        test_archive: the standard test set (a folder for each class), or None: the test split of `archive`.
-        class_set: a key of CLASS_SETS.
+        test_archive: the standard test set (a folder for each class), or None. It is used if its words are those of
+            the class set; otherwise, the test is the data set's own test split.
+        words: the class set's words; `unknown` and `silence` are added.
         seed: of the draws of silence and of the unknown words in validation and test.
 
     Attributes:
@@ -154,56 +225,48 @@ class SpeechCommands:
             words: each epoch draws its share anew.
     """
 
-    def __init__(self, archive: Path, test_archive: Path | None, class_set: str, seed: int) -> None:
+    def __init__(self, archive: Archive, test_archive: Archive | None, words: Sequence[str], seed: int) -> None:
         self.archive, self.test_archive = archive, test_archive
-        self.classes = CLASS_SETS[class_set]
+        self.classes = (*words, UNKNOWN, SILENCE)
         self.rng = np.random.default_rng(seed)
-        words, listed = self._survey()
+        if test_archive is not None and (found := _test_classes(test_archive)) != set(self.classes):
+            other = ", ".join(sorted(found ^ set(self.classes)))
+            print(
+                f"{test_archive.path}: not used, since it differs from the class set in {other}: the test is the data "
+                "set's own test split",
+                file=sys.stderr,
+            )
+            self.test_archive = None
         self.splits = {split: [] for split in SPLITS}
-        for name, word in sorted(words.items()):
-            label = self.classes.index(word if word in self.classes else UNKNOWN)
-            split = (listed.get(name, "train")) if listed is not None else split_by_hash(name)
-            self.splits[split].append(Clip(label, word, speaker_of(name), name))
-        if test_archive is not None:
-            self.splits["test"] = self._standard_test()
+        for name in archive.recordings:
+            path = PurePosixPath(name)
+            if (word := path.parts[0]) == NOISE_FOLDER:
+                continue
+            label = self.classes.index(word if word in words else UNKNOWN)
+            split = split_by_hash(name) if archive.splits is None else archive.splits.get(name, "train")
+            self.splits[split].append(Clip(label, word, speaker_of(path.name), name))
         self._sample_unknown("validation")
-        if test_archive is None:
+        if self.test_archive is None:
             self._sample_unknown("test")
+        else:
+            self.splits["test"] = self._standard_test()
         self.silence = dict.fromkeys(SPLITS, 0)
-        for split in SPLITS if test_archive is None else SPLITS[:2]:
+        for split in SPLITS if self.test_archive is None else SPLITS[:2]:
             self._add_silence(split)
         for split, clips in self.splits.items():
             counts = np.bincount([clip.label for clip in clips], minlength=len(self.classes))
             for name, count in zip(self.classes, counts, strict=True):
                 if count == 0:
-                    source = self.test_archive if split == "test" and self.test_archive else self.archive
-                    raise InputError(f"{source}: class {name!r} has no clip in the {split} split")
-
-    def _survey(self) -> tuple[dict[str, str], dict[str, str] | None]:
-        """Return {member: word} and {member: split}, or None for the latter if the archive has no lists."""
-        words, listed, has_lists = {}, {}, False
-        for name, tar, member in members(self.archive):
-            path = PurePosixPath(name)
-            if name in LISTS:
-                has_lists = True
-                text = tar.extractfile(member).read().decode()
-                listed.update(dict.fromkeys(text.split(), LISTS[name]))
-            elif path.suffix == ".wav" and len(path.parts) == 2 and path.parts[0] != NOISE_FOLDER:
-                words[name] = path.parts[0]
-        return words, listed if has_lists else None
+                    raise InputError(f"{archive.path}: class {name!r} has no clip in the {split} split")
 
     def _standard_test(self) -> list[Clip]:
         clips = []
-        for name, _, _ in members(self.test_archive):
+        for name in self.test_archive.recordings:
             path = PurePosixPath(name)
-            if path.suffix != ".wav" or len(path.parts) != 2:
-                continue
             folder = TEST_FOLDERS.get(path.parts[0], path.parts[0])
-            if folder not in self.classes:
-                raise InputError(f"{self.test_archive}: folder {path.parts[0]!r}: expected one of {self.classes}")
             word = {UNKNOWN: path.name.split("_")[0], SILENCE: ""}.get(folder, folder)
             clips.append(Clip(self.classes.index(folder), word, speaker_of(path.name), name))
-        return sorted(clips, key=lambda clip: clip.source)
+        return clips
 
     def _sample_unknown(self, split: str) -> None:
         unknown = self.classes.index(UNKNOWN)
@@ -224,8 +287,9 @@ class SpeechCommands:
         """Write each split's clips into its array, int16 [clips, 16000]; return all noise, int16 [samples].
 
         Raises:
-            InputError: a wav of the wrong form, or no background noise.
+            InputError: no background noise.
         """
+        noises = [name for name in self.archive.recordings if name.startswith(f"{NOISE_FOLDER}/")]
         places = defaultdict(list)
         for split in SPLITS if self.test_archive is None else SPLITS[:2]:
             for row, clip in enumerate(self.splits[split]):
@@ -233,27 +297,29 @@ class SpeechCommands:
         places.pop(NOISE_FOLDER)
         recordings = {}
         progress = Progress("read the clips", len(places))
-        for name, tar, member in members(self.archive):
-            is_noise = name.startswith(f"{NOISE_FOLDER}/") and name.endswith(".wav")
-            if not is_noise and name not in places:
-                continue
-            samples = read_wav(tar.extractfile(member).read(), f"{self.archive}: {name}")
-            if is_noise:
+        for name, samples in self.archive.read({*places, *noises}):
+            if name not in places:
                 recordings[name] = samples
                 continue
             for split, row in places[name]:
                 arrays[split][row] = fit_clip(samples)
             progress.advance()
-        noise = np.concatenate([recordings[name] for name in sorted(recordings)] or [np.zeros(0, np.int16)])
+        noise = np.concatenate([recordings[name] for name in noises] or [np.zeros(0, np.int16)])
         if len(noise) < CLIP_SAMPLES:
-            raise InputError(f"{self.archive}: {NOISE_FOLDER}: expected recordings of at least one second together")
+            raise InputError(
+                f"{self.archive.path}: {NOISE_FOLDER}: expected recordings of at least one second together"
+            )
         if self.test_archive is not None:
             rows = {clip.source: row for row, clip in enumerate(self.splits["test"])}
-            for name, tar, member in members(self.test_archive):
-                if name in rows:
-                    where = f"{self.test_archive}: {name}"
-                    arrays["test"][rows[name]] = fit_clip(read_wav(tar.extractfile(member).read(), where))
+            for name, samples in self.test_archive.read(set(rows)):
+                arrays["test"][rows[name]] = fit_clip(samples)
         for split, count in self.silence.items():
             if count:
                 draw_silence(noise, arrays[split][-count:], self.rng)
         return noise
+
+
+def _test_classes(archive: Archive) -> set[str]:
+    """Return the classes that a test archive has folders for."""
+    folders = {PurePosixPath(name).parts[0] for name in archive.recordings}
+    return {TEST_FOLDERS.get(folder, folder) for folder in folders}

@@ -7,21 +7,21 @@ microphones, in noise. Splits share no voice.
 import ctypes
 import math
 import multiprocessing
+import os
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from sparsemark.data.dataset_settings import SILENCE, UNKNOWN, SyntheticSettings
 from sparsemark.data.speech_commands import (
-    CLASS_SETS,
     CLIP_SAMPLES,
     SAMPLE_RATE,
-    SILENCE,
     SILENCE_SHARE,
     SPLITS,
-    UNKNOWN,
     UNKNOWN_SHARE,
     Clip,
     draw_silence,
@@ -30,10 +30,16 @@ from sparsemark.files import InputError
 from sparsemark.progress import Progress
 
 ACCENTS = ("en", "en-us", "en-us-nyc", "en-029", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
-#: Words of no class; the words of the other class set join them.
-OTHER_WORDS = (
+#: What a crowd says.
+CROWD_WORDS = (
     *("backward", "bed", "bird", "cat", "dog", "follow", "forward", "happy", "house", "learn"),
     *("marvin", "sheila", "tree", "visual", "wow"),
+)
+#: The words of Speech Commands: those that a class set leaves are its unknown ones.
+WORDS = (
+    *CROWD_WORDS,
+    *("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"),
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
 )
 #: Variants that whisper or croak: hard to understand for people, too.
 LEFT_OUT = ("whisper", "whisperf", "croak", "Demonic")
@@ -48,15 +54,6 @@ AUDIO_OUTPUT_SYNCHRONOUS = 2
 POS_CHARACTER = 1
 CHARS_UTF8 = 1
 RATE, PITCH, RANGE = 1, 3, 4
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `datasets: synthetic_speech:` may set."""
-
-    voices: int = 240  # pairs of a voice variant and an accent, over all splits
-    repeats: int = 2  # clips of each word by each voice
-    snr_db: float = 15.0  # worst signal-to-noise ratio; the best is 25 dB better
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Speaker:
     """espeak-ng, loaded into this process.
 
     It keeps some state from one utterance to the next, so the same sound needs the same history: each voice speaks in
-    a fresh process.
+    a fresh process, which works in the folder of espeak-ng's data.
     """
 
     def __init__(self) -> None:
@@ -87,9 +84,10 @@ class Speaker:
 
         self._resample = soxr.resample
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-        self.rate = self._library.espeak_Initialize(
-            AUDIO_OUTPUT_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0
-        )
+        # It keeps the path of its data in 160 bytes and crashes on longer ones: a relative path is short.
+        data = Path(espeakng_loader.get_data_path())
+        os.chdir(data.parent)
+        self.rate = self._library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, data.name.encode(), 0)
         if self.rate <= 0:
             raise RuntimeError("espeak-ng did not start")
         # Some of its sounds have random parts.
@@ -131,8 +129,8 @@ def coloured_noise(exponent: float, samples: int, rng: np.random.Generator) -> n
     return noise / noise.std()
 
 
-def make_noise(voices: list[Voice], seed: np.random.SeedSequence) -> np.ndarray:
-    """Return the background noises one after the other, int16: white, pink, brown, a machine's and a crowd's."""
+def make_noise(voices: list[Voice], words: Sequence[str], seed: np.random.SeedSequence) -> np.ndarray:
+    """Return the background noises, int16: white, pink, brown, a machine's and a crowd's, which says `words`."""
     rng, speaker, samples = np.random.default_rng(seed), Speaker(), NOISE_SECONDS * SAMPLE_RATE
     noises = [coloured_noise(exponent, samples, rng) for exponent in (0, 1, 2)]
     beat = 1 + 0.8 * np.sin(2 * np.pi * 7 * np.arange(samples) / SAMPLE_RATE)
@@ -142,7 +140,7 @@ def make_noise(voices: list[Voice], seed: np.random.SeedSequence) -> np.ndarray:
         voice = voices[rng.integers(len(voices))]
         position = int(rng.integers(SAMPLE_RATE))
         while position < samples:
-            word = speaker.say(OTHER_WORDS[rng.integers(len(OTHER_WORDS))], voice.name, rng)
+            word = speaker.say(words[rng.integers(len(words))], voice.name, rng)
             end = min(samples, position + len(word))
             crowd[position:end] += word[: end - position]
             position = end + int(rng.integers(SAMPLE_RATE // 4))
@@ -181,20 +179,21 @@ class SyntheticSpeech:
     """The data set, with the same methods as SpeechCommands.
 
     Args:
-        class_set: a key of CLASS_SETS.
-        settings: overrides of Settings.
+        words: the class set's words; `unknown` and `silence` are added.
+        settings: how many voices say them how often, in how much noise.
         seed: of everything that is drawn.
         processes: that speak at the same time; the clips do not depend on it.
     """
 
-    def __init__(self, class_set: str, settings: dict, seed: int, processes: int = 1) -> None:
-        self.settings, self.processes = check_settings(settings), processes
-        self.classes = CLASS_SETS[class_set]
+    def __init__(self, words: Sequence[str], settings: SyntheticSettings, seed: int, processes: int = 1) -> None:
+        self.settings, self.processes = settings, processes
+        self.classes = (*words, UNKNOWN, SILENCE)
         self.seeds = np.random.SeedSequence(seed)
         self.rng = np.random.default_rng(self.seeds.spawn(1)[0])
-        words = [word for word in self.classes if word not in (UNKNOWN, SILENCE)]
-        others = [word for names in CLASS_SETS.values() for word in names if word not in self.classes]
-        self.voices = self._cast(words, [*OTHER_WORDS, *others])
+        others = [word for word in WORDS if word not in words]
+        if not others:
+            raise InputError("class_sets: expected a class set that leaves a word of Speech Commands for `unknown`")
+        self.voices = self._cast(list(words), others)
         self.splits = {split: [] for split in SPLITS}
         for voice in self.voices:
             for word in voice.words:
@@ -202,7 +201,7 @@ class SyntheticSpeech:
                 self.splits[voice.split].append(Clip(label, word, voice.name, f"espeak-ng {voice.name}"))
         self.silence = {}
         for split, clips in self.splits.items():
-            known = sum(clip.word in self.classes for clip in clips)
+            known = sum(clip.label != self.classes.index(UNKNOWN) for clip in clips)
             self.silence[split] = math.ceil(SILENCE_SHARE * known)
             clips += [Clip(self.classes.index(SILENCE), "", "", "noise")] * self.silence[split]
 
@@ -237,7 +236,8 @@ class SyntheticSpeech:
         rows = dict.fromkeys(SPLITS, 0)
         train = [voice for voice in self.voices if voice.split == "train"]
         with context.Pool(self.processes, maxtasksperchild=1) as pool:
-            noise = pool.apply(make_noise, (train, noise_seed))
+            crowd = [word for word in CROWD_WORDS if word not in self.classes] or [UNKNOWN]
+            noise = pool.apply(make_noise, (train, crowd, noise_seed))
             work = partial(speak, noise=noise, worst_snr_db=self.settings.snr_db)
             tasks = zip(self.voices, seeds, strict=True)
             for voice, clips in zip(self.voices, pool.imap(work, tasks, chunksize=1), strict=True):
@@ -257,20 +257,3 @@ def variants() -> list[str]:
 
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     return sorted(path.name for path in folder.iterdir() if path.name not in LEFT_OUT)
-
-
-def check_settings(settings: dict) -> Settings:
-    """Return the settings with defaults for what is missing.
-
-    Raises:
-        InputError: an unknown key or a value that cannot be.
-    """
-    known = {field.name: field.type for field in fields(Settings)}
-    for name, value in settings.items():
-        if name not in known:
-            raise InputError(f"datasets: synthetic_speech: unknown key {name!r}, expected one of {sorted(known)}")
-        if known[name] is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise InputError(f"datasets: synthetic_speech: {name}: expected a whole number from 1 up, got {value!r}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"datasets: synthetic_speech: {name}: expected a number, got {value!r}")
-    return Settings(**settings)

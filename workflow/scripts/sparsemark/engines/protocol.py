@@ -16,6 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from sparsemark.cpu import cpu_key
+
 
 class UnsupportedCase(Exception):
     """The engine cannot run this case; the message is the reason that its row shows."""
@@ -46,6 +48,8 @@ class Engine(ABC):
     models: ClassVar[dict[str, str]]
     #: Why a precision is not among them, for its row.
     missing: ClassVar[dict[str, str]] = {}
+    #: Whether its model files hold machine code or schedules for the CPU that made them: then they run on no other.
+    compiled_models: ClassVar[bool] = False
 
     def prepare(self, threads: int) -> None:
         """Import the engine and set what it reads only once, such as its thread pool. Timed apart from `load`.
@@ -86,10 +90,11 @@ ONNX = "{exported}/{data}/{network}/seed{seed}/batch{batch_size}.onnx"
 
 
 def cache_folder(engine: str) -> Path:
-    """Return the folder where `engine` may keep compiled code between processes, creating it.
+    """Return the folder where `engine` may keep code that it compiled for this CPU between processes, creating it.
 
-    The benchmark names the place in SPARSEMARK_CACHE; without it (an adapter tried by hand) it is temporary.
+    Every CPU has a folder of its own: results move between machines, and nodes of a cluster share them. The benchmark
+    names the place in SPARSEMARK_CACHE; without it (an adapter tried by hand) it is temporary.
     """
-    folder = Path(os.environ.get("SPARSEMARK_CACHE") or tempfile.gettempdir()) / engine
+    folder = Path(os.environ.get("SPARSEMARK_CACHE") or tempfile.gettempdir()) / engine / cpu_key()
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()

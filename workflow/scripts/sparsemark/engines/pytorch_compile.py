@@ -1,6 +1,7 @@
 """PyTorch's torch.compile: Inductor, with weights frozen into the compiled code."""
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import ClassVar
 
 from ._pytorch import PyTorchEngine
 from .protocol import Execution, UnsupportedCase, cache_folder
+
+#: How compilers say that a header is not installed, g++ first, clang++ second.
+MISSING_HEADER = re.compile(r"fatal error: '?([\w./+-]+?)'?(?:: No such file or directory| file not found)")
 
 
 class Adapter(PyTorchEngine):
@@ -29,8 +33,19 @@ class Adapter(PyTorchEngine):
         super().prepare(threads)
 
     def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
-        if precision != "int8":
-            return super().load(model, batch_size=batch_size, threads=threads, precision=precision)
+        try:
+            if precision == "int8":
+                self._load_quantized(model, batch_size)
+            else:
+                super().load(model, batch_size=batch_size, threads=threads, precision=precision)
+        except Exception as error:  # Inductor wraps what its compiler says in several kinds
+            if missing := MISSING_HEADER.search(str(error)):
+                header = missing[1]
+                whose = " (Python's own: python3-dev, python3-devel)" if header == "Python.h" else ""
+                raise UnsupportedCase(f"torch.compile needs the header {header}{whose}, and there is none") from error
+            raise
+
+    def _load_quantized(self, model: Path, batch_size: int) -> None:
         torch = self.torch
         # It registers the quantised operators that the program holds.
         from torchao.quantization.pt2e.inductor_passes.x86 import _register_quantization_weight_pack_pass

@@ -12,6 +12,7 @@ from .protocol import Engine, Execution
 class Adapter(Engine):
     title = "TVM"
     environment = "tvm"
+    compiled_models = True
     models: ClassVar = {"fp32": "tune_tvm/{data}/{network}/seed{seed}/batch{batch_size}.so"}
     missing: ClassVar = {
         "int8": "its ONNX front end turns quantised operators into FP32 ones, and its VNNI schedules want another",

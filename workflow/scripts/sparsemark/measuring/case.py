@@ -4,9 +4,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from sparsemark.cpu import cpu_model
 from sparsemark.engines import engine_class, engine_names
 from sparsemark.files import InputError, read_json, sha256
-from sparsemark.measuring.engine_process import STATUSES, Outcome
+from sparsemark.measuring.outcome import STATUSES, Outcome
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -27,10 +28,11 @@ def model_sha256(model: Path) -> str:
 def obstacle(options: argparse.Namespace) -> Outcome | None:
     """Return why the case cannot be tried (no environment, no model), or None if it can.
 
-    A tool that failed to make a model tells so in `MODEL.json`, {"status": ..., "reason": ...}, beside it.
+    What prepared the model tells in `MODEL.json`, {"status": ..., "reason": ..., "cpu": ...}, beside it how that ended
+    and on which CPU it ran (see attempt.py).
     """
     engine = engine_class(options.engine)
-    if options.environment_status and (outcome := _recorded(options.environment_status)):
+    if options.environment_status and (outcome := _failure(options.environment_status)):
         return outcome
     if options.model is None:
         why = engine.missing.get(options.precision, "there is no form of the network for it here")
@@ -38,14 +40,31 @@ def obstacle(options: argparse.Namespace) -> Outcome | None:
             why = "it runs networks that this study trained, as PyTorch has them, and this one comes from an ONNX file"
         return Outcome("unsupported", f"{engine.title} has no {options.precision}: {why}")
     status = options.model.with_name(f"{options.model.name}.json")
-    if status.exists() and (outcome := _recorded(status)):
+    if status.exists() and (outcome := _failure(status)):
         return outcome
     if not options.model.exists():
         raise InputError(f"{options.model}: expected a model file")
-    return None
+    return foreign_code(options.model) if engine.compiled_models else None
 
 
-def _recorded(path: Path) -> Outcome | None:
+def foreign_code(model: Path) -> Outcome | None:
+    """Return why a model that holds code and schedules for one CPU must not run on this one, or None if it may."""
+    status = model.with_name(f"{model.name}.json")
+    made_on, here = read_json(status).get("cpu", {}) if status.exists() else {}, cpu_model()
+    if made_on == here:
+        return None
+    there, this = (
+        f"{cpu['cpu']} ({cpu['family_model_stepping']})" if cpu else "a CPU that is not told" for cpu in (made_on, here)
+    )
+    difference = " with other instruction sets" if there == this else ""
+    return Outcome(
+        "unsupported",
+        f"its model was compiled and tuned for {there}, and this is {this}{difference}; "
+        f"delete {model.parent} to make it anew here",
+    )
+
+
+def _failure(path: Path) -> Outcome | None:
     record = read_json(path)
     if not isinstance(record, dict) or not {"status", "reason"} <= record.keys() or record["status"] not in STATUSES:
         raise InputError(f"{path}: expected status (one of {', '.join(STATUSES)}) and reason")

@@ -6,7 +6,6 @@ An engine may crash, hang, fill the memory or print anything: each becomes an `O
 import ctypes
 import json
 import os
-import re
 import resource
 import selectors
 import signal
@@ -16,15 +15,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from sparsemark.measuring.outcome import Outcome, from_exit, timed_out
+
 WORKER = Path(__file__).parents[2] / "engine_worker.py"
-#: The ends that a case can have, in the results.
-STATUSES = ("ok", "unsupported", "failed", "timeout", "out_of_memory")
-#: How engines word it when an allocation fails.
-OUT_OF_MEMORY = re.compile(r"bad_alloc|out of memory|cannot allocate memory|can't allocate memory|MemoryError", re.I)
 #: Thread counts, for every library that reads them before it is loaded.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -46,15 +42,6 @@ FOREIGN_VARIABLES = (
 )
 _SET_PARENT_DEATH_SIGNAL = 1
 _LIBC = ctypes.CDLL(None)
-
-
-@dataclass
-class Outcome:
-    """How a case ended. `results` holds one entry per instance if the status is `ok`, else none."""
-
-    status: str
-    reason: str = ""
-    results: list[dict] = field(default_factory=list)
 
 
 class Instance:
@@ -127,25 +114,15 @@ class Instance:
         return self.log.read().decode(errors="replace")
 
     def outcome(self, deadline: float) -> Outcome:
-        """Return how this worker ended; it has said so or has closed its output."""
+        """Return how this worker ended; it has said so or has closed its output. A timeout's reason is its step."""
         if self.end is not None:
-            # Engines break their messages into lines; a reason is one cell of a table.
-            status, reason = self.end["status"], " ".join(self.end["reason"].split())
-            if self.end.get("exception") and OUT_OF_MEMORY.search(reason):
-                status = "out_of_memory"
+            status, reason = self.end["status"], self.end["reason"]
             return Outcome(status, reason, [self.end["result"]] if status == "ok" else [])
         try:
             code = self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            return Outcome("timeout", f"stopped during {self.step}")
-        text = self.log_text()
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        end = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-        reason = f"{end} during {self.step}" + (f": {lines[-1][:200]}" if lines else "")
-        # Nobody but the kernel sends SIGKILL here, and it does so when memory runs out.
-        if code == -signal.SIGKILL or OUT_OF_MEMORY.search(text):
-            return Outcome("out_of_memory", reason)
-        return Outcome("failed", reason)
+            return Outcome("timeout", self.step)
+        return from_exit(code, self.log_text(), self.step)
 
     def kill(self) -> None:
         """End the worker and every process that it started."""
@@ -189,7 +166,7 @@ def run_instances(
             return Outcome("failed", f"{python} cannot be started: {error}")
         outcome = _wait(instances, deadline)
         if outcome.status == "timeout":
-            outcome.reason = f"not done within {timeout_s:g} s; {outcome.reason}"
+            outcome = timed_out(outcome.reason, timeout_s)
         if outcome.status != "ok":
             for instance in instances:
                 sys.stderr.write(instance.log_text()[-4000:])
@@ -205,7 +182,7 @@ def _wait(instances: list[Instance], deadline: float) -> Outcome:
             events = selector.select(max(0.0, deadline - time.monotonic()))
             if not events:
                 steps = sorted({key.data.step for key in selector.get_map().values()})
-                return Outcome("timeout", f"stopped during {', '.join(steps)}")
+                return Outcome("timeout", ", ".join(steps))
             for key, _ in events:
                 instance = key.data
                 open_ended = instance.read_events()

@@ -149,9 +149,8 @@ def fit(
     Returns:
         The history: a record {epoch, learning_rate, loss, validation_accuracy, seconds} for each epoch.
     """
-    batches = data.clips_per_epoch // settings.batch_size
-    if batches == 0:
-        raise InputError(f"training: batch_size: {settings.batch_size} exceeds the {data.clips_per_epoch} clips")
+    # Fewer clips than a batch are a batch.
+    batches = max(1, data.clips_per_epoch // settings.batch_size)
     total_steps = batches * settings.epochs
     model.train()
     # On a CPU, convolutions over interleaved channels are much faster.

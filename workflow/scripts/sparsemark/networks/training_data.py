@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional
 
 from sparsemark.data.clips import read_clips
+from sparsemark.data.dataset_settings import SILENCE, UNKNOWN
 from sparsemark.data.frontend import MARGIN, PARAMETERS, STEPS, as_features, mel_places
-from sparsemark.data.speech_commands import SAMPLE_RATE, SILENCE, UNKNOWN
+from sparsemark.data.speech_commands import SAMPLE_RATE
 from sparsemark.files import read_json
 from sparsemark.networks.training_settings import Settings
 

@@ -24,6 +24,7 @@ BENCHMARK_COLUMNS = {
     "status": str,
     "reason": str,
     "machine": str,
+    "doubts": str,
 }
 #: What names a case; its rows differ in round and layout.
 CASE = ["engine", "network", "precision", "batch_size", "cores"]
