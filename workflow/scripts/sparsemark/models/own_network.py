@@ -5,6 +5,7 @@ any; and for every further input one value, under its name, that is the same for
 calibrate INT8, the others are tested. Without a file the samples are random numbers of a range that the entry gives.
 """
 
+import re
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ RANDOM_SAMPLES = 256
 #: The oldest operator set in which weights can be quantised per output channel.
 OLDEST_OPSET = 13
 QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+#: What ONNX Runtime puts before the name of a weight that a batch norm or a factor was folded into.
+FUSED = re.compile(r"^(Conv(Bn|Mul|Add)Fusion_[WB]_)+")
 #: Operators whose second input is a layer's weight.
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 
@@ -347,7 +350,7 @@ def weighted_layers(model: onnx.ModelProto, batch_size: int, sample: np.ndarray,
             layer = Layer(outputs, inputs // channels, channels, uses, linear=True)
         else:
             continue
-        name = tensor.name.removesuffix(".weight")
+        name = FUSED.sub("", tensor.name).removesuffix(".weight")
         if name in found:
             # One weight, used in several places.
             layer = Layer(**{**vars(layer), "uses": layer.uses + found[name].layer.uses})

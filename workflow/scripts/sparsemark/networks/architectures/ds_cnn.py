@@ -4,7 +4,7 @@ The shape is that of MLPerf Tiny's keyword-spotting reference: a first convoluti
 3 × 3 depthwise and a 1 × 1 convolution, all of 64 channels with batch norm and ReLU, then the mean over the map and a
 linear layer. Its input is 49 frames of 10 coefficients, of which a convolution of 10 × 4 taps makes 25 × 5 positions.
 Here the input has 32 frames of 32 bands: taps that reach as far in time and frequency, and strides that leave as many
-positions (8 × 16), so that it costs what the published one does, 2.9 M multiply-accumulates a word.
+positions (8 × 16), so that it costs what the published one does, 2.8 M multiply-accumulates a word.
 """
 
 import torch
