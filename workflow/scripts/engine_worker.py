@@ -28,9 +28,9 @@ from sparsemark.measuring.outcome import from_exception
 
 #: Clips that parity is checked on. Enough that an INT8 network which agrees on 97 % of them is not failed by chance.
 PARITY_CLIPS = 256
-#: Timed calls walk through at least so many bytes of different clips, more than a core's own caches hold, in at least
-#: MINIMUM_BATCHES batches: a single repeated input would teach the branch predictors the data.
-POOL_BYTES = 4 << 20
+#: Timed calls walk through this many different clips, or through as many as hold more than a core's own caches, in at
+#: least MINIMUM_BATCHES batches: a single repeated input would teach the branch predictors the data.
+POOL_CLIPS, POOL_BYTES = 1024, 4 << 20
 MINIMUM_BATCHES = 8
 #: A thread counts as computing if it was on a CPU for this share of the time of the busiest one. Shares of the time
 #: that passed would depend on what else the machine does.
@@ -80,7 +80,7 @@ def in_batches(x: np.ndarray, batch_size: int) -> np.ndarray:
 
 def timing_batches(x: np.ndarray, batch_size: int) -> np.ndarray:
     """Return the batches that timed calls walk through, full, in an order in which the classes are mixed."""
-    clips = max(-(-POOL_BYTES // x[0].nbytes), MINIMUM_BATCHES * batch_size)
+    clips = max(min(POOL_CLIPS, -(-POOL_BYTES // x[0].nbytes)), MINIMUM_BATCHES * batch_size)
     clips = -(-clips // batch_size) * batch_size
     order = np.random.default_rng(0).permutation(len(x))
     return in_batches(x[np.resize(order, clips)], batch_size)
