@@ -16,6 +16,7 @@ PREPARATIONS = {
     ),
     "quantize_litert": ("litert", "tflite", CALIBRATED),
     "convert_litert": ("litert", "tflite", ""),
+    "convert_mnn": ("mnn", "mnn", ""),
     "tune_tvm": (
         "tvm",
         "so",

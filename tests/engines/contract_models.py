@@ -21,6 +21,7 @@ NETWORKS = {
     # Zeros in blocks of 16 outputs, for engines that skip them.
     "blocks": {"sparsity": {"linear1": 0.9}, "pattern": "block16"},
     "winners": {"k_winners": {"act1": 0.095, "act2": 0.125, "act3": 0.1}, "column_gate": 2},
+    "gated": {"column_gate": "pair"},
 }
 
 

@@ -26,7 +26,7 @@ BATCH_SIZES = (1, 4)
 MEASURE = {"warmup_s": 0, "warmup_samples": 1, "min_time_s": 0.2, "min_samples": 3}
 TIMEOUT_S = 600
 #: Arguments that make an engine's own preparation of a model quick.
-QUICK = {"tune_tvm": ["--trials", "8"], "convert_litert": []}
+QUICK = {"tune_tvm": ["--trials", "8"], "convert_litert": [], "convert_mnn": []}
 
 ENGINE_PRECISIONS = [(name, precision) for name in engine_names() for precision in engine_class(name).models]
 
@@ -135,10 +135,12 @@ def test_an_engine_takes_single_words_and_uses_the_threads_it_is_given(models, e
     assert result["busy_threads"] >= 1
 
 
-@pytest.mark.parametrize("engine", engine_names())
-def test_an_engine_runs_sparse_activations_or_says_why_not(models, engine):
-    precision = next(iter(engine_class(engine).models))
-    outcome = run(models, engine, precision, network="winners")
+@pytest.mark.parametrize("network", ["winners", "gated"])
+@pytest.mark.parametrize(("engine", "precision"), ENGINE_PRECISIONS)
+def test_an_engine_runs_sparse_activations_or_says_why_not(models, engine, precision, network):
+    if (precision, network) == ("bf16", "winners"):
+        pytest.skip("in BF16 units change places among the winners, and how many depends on the CPU")
+    outcome = run(models, engine, precision, network=network)
     assert outcome.status in ("ok", "unsupported"), outcome.reason
     assert (outcome.status == "ok") != bool(outcome.reason)
 

@@ -1,10 +1,10 @@
 """What quantisation gains, and where: one tool, many variants of what it quantises, speed and accuracy of each.
 
-The variants differ in three things: the order of ReLU and max-pool in the graph (they commute, but engines fuse a
-ReLU only into the convolution right before it), the operator types that are quantised, and single layers that are
-left in FP32 or quantised alone. All variants run interleaved on one core in one process, through the same adapters
-that the study measures; a ratio is formed within a round. DeepSparse's compiler may end the process, so its variants
-are those that it compiles.
+The variants differ in four things: the order of ReLU and max-pool in the graph (they commute, but engines fuse a
+ReLU only into the convolution right before it), the operator types that are quantised, single layers that are left in
+FP32 or quantised alone, and the bits of the weights (with 7, products cannot saturate on a CPU without VNNI). All
+variants run interleaved on one core in one process, through the same adapters that the study measures; a ratio is
+formed within a round. DeepSparse's compiler may end the process, so its variants are those that it compiles.
 """
 
 import argparse
@@ -56,9 +56,18 @@ def onnxruntime_variants(model: Path, calibration: Path, layers: list[str]) -> l
 
     computing = ("Conv", "MatMul", "Gemm")
 
-    def variant(name: str, quantized: str, form: str, operators: tuple, keep: bool, fp32: tuple = (), method="minmax"):
+    def variant(
+        name: str,
+        quantized: str,
+        form: str,
+        operators: tuple,
+        keep: bool,
+        fp32: tuple = (),
+        method: str = "minmax",
+        reduce_range: bool = False,
+    ) -> Variant:
         def make(out: Path) -> None:
-            quantize(model, calibration, out, form, operators, fp32, method, keep)
+            quantize(model, calibration, out, form, operators, fp32, method, keep, reduce_range=reduce_range)
 
         return Variant(name, "pool, relu" if keep else "relu, pool", f"{quantized} ({form})", make, method)
 
@@ -72,6 +81,14 @@ def onnxruntime_variants(model: Path, calibration: Path, layers: list[str]) -> l
         variant("ReLU first, every operator", "all", "qdq", everything, False),
         variant("ReLU first, every operator, integer graph", "all", "qoperator", everything, False),
         variant("ReLU first", "all but max-pool", "qoperator", (*computing, "Relu"), False),
+        variant(
+            "ReLU first, weights of 7 bits",
+            "all but max-pool",
+            "qoperator",
+            (*computing, "Relu"),
+            False,
+            reduce_range=True,
+        ),
         variant("ReLU first, entropy", "all but max-pool", "qoperator", (*computing, "Relu"), False, (), "entropy"),
         variant(
             "ReLU first, percentile", "all but max-pool", "qoperator", (*computing, "Relu"), False, (), "percentile"
@@ -90,9 +107,11 @@ def onnxruntime_variants(model: Path, calibration: Path, layers: list[str]) -> l
 def openvino_variants(model: Path, calibration: Path, layers: list[str]) -> list[Variant]:
     from sparsemark.models.nncf_quantizer import quantize
 
-    def variant(name: str, quantized: str, keep: bool, types: tuple = (), fp32: tuple = ()) -> Variant:
+    def variant(
+        name: str, quantized: str, keep: bool, types: tuple = (), fp32: tuple = (), reduce_range: bool = False
+    ) -> Variant:
         def make(out: Path) -> None:
-            quantize(model, calibration, out, types, fp32, keep)
+            quantize(model, calibration, out, types, fp32, keep, reduce_range)
 
         return Variant(name, "pool, relu" if keep else "relu, pool", quantized, make)
 
@@ -100,6 +119,7 @@ def openvino_variants(model: Path, calibration: Path, layers: list[str]) -> list
         variant("every operator", "NNCF's choice", True),
         variant("max-pool left in FP32", "NNCF's choice but max-pool", True, ("MaxPool",)),
         variant("ReLU first", "NNCF's choice", False),
+        variant("ReLU first, weights of 7 bits", "NNCF's choice", False, reduce_range=True),
         variant("ReLU first, max-pool left in FP32", "NNCF's choice but max-pool", False, ("MaxPool",)),
         *(variant(f"{name} in FP32", f"all but {name}", False, (), (node,)) for name, node in _named(layers)),
         *(variant(f"only {name}", name, False, (), _others(layers, node)) for name, node in _named(layers)),

@@ -165,7 +165,7 @@ def ensure(env_file: Path, prefix: Path, optional: bool, keep: bool) -> None:
     if keep and is_deployed(prefix):
         return
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(prefix.parent / f".{prefix.name}.lock", wait=True):
+    with exclusive_lock(prefix.with_name(f"{prefix.name}.lock"), wait=True):
         # Another process may have done it meanwhile.
         if not (keep and is_deployed(prefix)):
             deploy(env_file, prefix, optional)

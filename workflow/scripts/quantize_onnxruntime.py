@@ -5,10 +5,13 @@ Activations become uint8 with a zero point, weights int8, symmetric, with one sc
     qoperator  integer operators (QLinearConv, QLinearMatMul, ...) in the graph
     qdq        FP32 operators between QuantizeLinear and DequantizeLinear
 
+Where this CPU's 8-bit products saturate, weights have 7 bits (see `models/saturation.py`).
+
 Max-pooling stays in FP32 unless it is named among the operators: ablate_quantization shows what that does.
 """
 
 from sparsemark.files import run_program
+from sparsemark.models import saturation
 from sparsemark.models.onnxruntime_quantizer import FORMS, METHODS, OPERATORS, quantize
 from sparsemark.models.quantization import KEEP_ORDER, parse_arguments
 
@@ -32,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         tuple(options.left_in_fp32),
         options.method,
         options.keep_order,
+        reduce_range=saturation.saturates(),
     )
     print(f"{options.out}: INT8, {options.form}")
 

@@ -1,7 +1,8 @@
 """Quantise a trained network to INT8 for PyTorch's x86 Inductor, calibrated on training clips.
 
 torchao's quantiser for x86 marks what Inductor has integer kernels for; the result is an exported program (.pt2)
-that torch.compile turns into them.
+that torch.compile turns into them. Where this CPU's 8-bit products saturate, activations have 7 bits (see
+`models/saturation.py`).
 """
 
 import argparse
@@ -12,13 +13,17 @@ import torch
 
 from sparsemark.files import InputError, atomic_path, run_program
 from sparsemark.measuring.outcome import telling
+from sparsemark.models import saturation
 from sparsemark.models.calibration import batches, load_calibration
 from sparsemark.networks.network import load_network
 from sparsemark.progress import Progress
 
 
-def quantize(model: Path, calibration: Path, batch_size: int, out: Path) -> None:
+def quantize(model: Path, calibration: Path, batch_size: int, out: Path, reduce_range: bool) -> None:
     """Write the INT8 program of the checkpoint `model`, for inputs [batch_size, 1, mels, frames], to `out`.
+
+    Args:
+        reduce_range: activations of 7 bits, whose products with the weights cannot saturate (see `saturation`).
 
     Raises:
         InputError: torch.export or the quantiser refuses the network.
@@ -33,7 +38,8 @@ def quantize(model: Path, calibration: Path, batch_size: int, out: Path) -> None
     network, _ = load_network(model)
     clips = load_calibration(calibration)
     inputs = [torch.from_numpy(batch) for batch in batches(clips, batch_size)]
-    quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
+    settings = get_default_x86_inductor_quantization_config(reduce_range=reduce_range)
+    quantizer = X86InductorQuantizer().set_global(settings)
     try:
         with torch.no_grad():
             exported = torch.export.export(network.eval(), (inputs[0],)).module()
@@ -48,7 +54,8 @@ def quantize(model: Path, calibration: Path, batch_size: int, out: Path) -> None
     except (RuntimeError, ValueError) as error:  # torch.export's and Dynamo's own are RuntimeErrors
         raise InputError(f"{model}: PyTorch does not quantise it ({telling(str(error))})") from error
     with atomic_path(out) as partial:
-        torch.export.save(program, partial)
+        remedy = "activations of 7 bits" if reduce_range else ""
+        torch.export.save(program, partial, extra_files={saturation.KEY: remedy})
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="exported program (.pt2) to write")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
-    quantize(options.model, options.calibration, options.batch_size, options.out)
+    quantize(options.model, options.calibration, options.batch_size, options.out, saturation.saturates())
     print(f"{options.out}: INT8")
 
 

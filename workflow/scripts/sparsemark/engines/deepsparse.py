@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from sparsemark.models import saturation
+
 from .protocol import ONNX, Engine, Execution, UnsupportedCase
 
 
@@ -49,14 +51,14 @@ class Adapter(Engine):
 
     def execution(self) -> Execution:
         vnni = self.engine.cpu_vnni and self.precision == "int8"
+        details = {"scheduler": self.engine.scheduler.value, "left in FP32": self.notes.get("left_in_fp32", "")}
+        if self.precision == "int8":
+            details["8-bit products"] = saturation.explain(self.notes.get(saturation.KEY, ""))
         return Execution(
             version=self.deepsparse.__version__,
             threads=self.engine.num_cores,
             precision=self.precision,
             instruction_set=f"{self.engine.cpu_avx_type}{' VNNI' if vnni else ''}".upper().replace("AVX512", "AVX-512"),
             own_operator_share=self.engine.fraction_of_supported_ops,
-            details={
-                "scheduler": self.engine.scheduler.value,
-                "left in FP32": self.notes.get("left_in_fp32", ""),
-            },
+            details=details,
         )

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from sparsemark.models import saturation
+
 from .protocol import ONNX, Engine, Execution
 
 #: Operators of an optimised graph that compute on integers.
@@ -62,17 +64,21 @@ class Adapter(Engine):
         floating = sum(operators[name] for name in HEAVY_OPERATORS)
         precision = {(True, False): "int8", (False, True): "fp32"}.get((integer > 0, floating > 0), "int8+fp32")
         options = self.session.get_session_options()
+        details = {
+            "providers": ", ".join(self.session.get_providers()),
+            "optimisation": str(options.graph_optimization_level),
+            "operators": ", ".join(f"{name} {count}" for name, count in sorted(operators.items())),
+        }
+        if integer:
+            notes = self.session.get_modelmeta().custom_metadata_map
+            details["8-bit products"] = saturation.explain(notes.get(saturation.KEY, ""))
         return Execution(
             version=self.onnxruntime.__version__,
             threads=options.intra_op_num_threads,
             precision=precision,
             instruction_set="",
             own_operator_share=1.0 if self.session.get_providers() == ["CPUExecutionProvider"] else None,
-            details={
-                "providers": ", ".join(self.session.get_providers()),
-                "optimisation": str(options.graph_optimization_level),
-                "operators": ", ".join(f"{name} {count}" for name, count in sorted(operators.items())),
-            },
+            details=details,
         )
 
     def _optimised_operators(self) -> Counter:

@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from sparsemark.models import saturation
+
 from .protocol import ONNX, Engine, Execution, UnsupportedCase
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -28,6 +30,7 @@ class Adapter(Engine):
         self.openvino = openvino
 
     def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
+        self.model = model
         core = self.openvino.Core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UnsupportedCase("the CPU has no BF16 instructions that OpenVINO uses")
@@ -56,21 +59,30 @@ class Adapter(Engine):
         reference = sum(primitives[index].startswith("ref") for index in computing)
         names = {NAMES.get(precisions[index], precisions[index]) for index in heavy}
         instruction_sets = [primitives[index] for index in heavy]
+        details = {
+            "streams": str(self.compiled.get_property("NUM_STREAMS")),
+            "precision hint": self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+            "pinning": str(self.compiled.get_property("ENABLE_CPU_PINNING")),
+            "layers": ", ".join(
+                f"{kind} ({primitive}) {count}"
+                for (kind, primitive), count in sorted(
+                    Counter((kinds[index], primitives[index]) for index in computing).items()
+                )
+            ),
+        }
+        if "int8" in names:
+            details["8-bit products"] = saturation.explain(self._remedy())
         return Execution(
             version=self.openvino.__version__.split("-")[0],
             threads=self.compiled.get_property("INFERENCE_NUM_THREADS"),
             precision="+".join(sorted(names)),
             instruction_set=", ".join(sorted(set(instruction_sets))),
             own_operator_share=1 - reference / max(1, len(computing)),
-            details={
-                "streams": str(self.compiled.get_property("NUM_STREAMS")),
-                "precision hint": self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
-                "pinning": str(self.compiled.get_property("ENABLE_CPU_PINNING")),
-                "layers": ", ".join(
-                    f"{kind} ({primitive}) {count}"
-                    for (kind, primitive), count in sorted(
-                        Counter((kinds[index], primitives[index]) for index in computing).items()
-                    )
-                ),
-            },
+            details=details,
         )
+
+    def _remedy(self) -> str:
+        """Return what was done to the model against saturation."""
+        import onnx
+
+        return {entry.key: entry.value for entry in onnx.load(self.model).metadata_props}.get(saturation.KEY, "")

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from sparsemark.models import saturation
+
 from ._pytorch import PyTorchEngine
 from .protocol import Execution, UnsupportedCase, cache_folder
 
@@ -55,7 +57,8 @@ class Adapter(PyTorchEngine):
         self.dtype = torch.float32
         example = torch.zeros(batch_size, 1, 32, 32)
         with torch.no_grad():
-            program = torch.export.load(model).module()
+            self.notes = {saturation.KEY: ""}
+            program = torch.export.load(model, extra_files=self.notes).module()
             self.network = lower_pt2e_quantized_to_x86(program, (example,))
             # The integer kernels leave channels last: what was a view before now has to copy.
             for node in self.network.graph.nodes:
@@ -73,7 +76,12 @@ class Adapter(PyTorchEngine):
         targets = [str(node.target) for node in self.network.graph.nodes]
         heavy = [name for name in targets if any(word in name for word in ("conv", "linear", "mm"))]
         kinds = {"int8" if name.startswith("onednn.q") else "fp32" for name in heavy}
-        return replace(execution, precision="+".join(sorted(kinds)))
+        products = saturation.explain(self.notes[saturation.KEY])
+        return replace(
+            execution,
+            precision="+".join(sorted(kinds)),
+            details={**execution.details, "8-bit products": products},
+        )
 
     def compile(self, network, example):
         # Fixed shapes and whole graph: what is measured is compiled code only, or there is an error.

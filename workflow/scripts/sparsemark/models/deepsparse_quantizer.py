@@ -22,6 +22,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sparsemark.files import InputError, atomic_path
+from sparsemark.models import saturation
 from sparsemark.models.calibration import load_calibration
 from sparsemark.models.onnx_model import batch_size_of, load_model
 from sparsemark.models.quantization import activation_ranges, int8_weights
@@ -44,13 +45,17 @@ def uint8_parameters(low: float, high: float) -> tuple[np.float32, np.uint8]:
 
 
 def integer_model(
-    model: onnx.ModelProto, ranges: dict[str, tuple[float, float]], left_in_fp32: tuple[str, ...] = ()
+    model: onnx.ModelProto,
+    ranges: dict[str, tuple[float, float]],
+    left_in_fp32: tuple[str, ...] = (),
+    reduce_range: bool = False,
 ) -> onnx.ModelProto:
     """Return `model` with its convolutions and matrix products in integer arithmetic.
 
     Args:
         ranges: lowest and highest calibration value of every tensor that enters such an operator.
         left_in_fp32: names of the nodes that stay as they are.
+        reduce_range: weights of 7 bits, whose products cannot saturate (see `saturation`).
     """
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     chosen = {node.name for node in quantizable_nodes(model)} - set(left_in_fp32)
@@ -68,7 +73,7 @@ def integer_model(
             constants[f"{source}_scale"], constants[f"{source}_zero"] = scale, zero_point
             inputs = [source, f"{source}_scale", f"{source}_zero"]
             nodes.append(helper.make_node("QuantizeLinear", inputs, [quantized[source]]))
-        integers, scales = int8_weights(weights[weights_name], axis)
+        integers, scales = int8_weights(weights[weights_name], axis, 63 if reduce_range else 127)
         constants[f"{stem}_weights"], constants[f"{stem}_weights_zero"] = integers, np.int8(0)
         inputs = [quantized[source], f"{stem}_weights", f"{source}_zero", f"{stem}_weights_zero"]
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -90,6 +95,7 @@ def integer_model(
     opset = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     result = helper.make_model(graph, opset_imports=opset, ir_version=model.ir_version)
     helper.set_model_props(result, {"left_in_fp32": " ".join(left_in_fp32)})
+    saturation.record(result, "weights of 7 bits" if reduce_range else "")
     onnx.checker.check_model(result)
     return result
 
@@ -138,7 +144,7 @@ def quantize(model_path: Path, calibration: Path, out: Path) -> tuple[str, ...]:
     layouts = sorted({1, len(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         for left_in_fp32 in candidates([node.name for node in nodes]):
-            form = integer_model(model, ranges, left_in_fp32)
+            form = integer_model(model, ranges, left_in_fp32, saturation.saturates())
             trial = Path(folder, "trial.onnx")
             onnx.save(form, trial)
             if all(own_operator_share(trial, batch_size_of(model), threads) == 1 for threads in layouts):

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from sparsemark.files import atomic_path
+from sparsemark.models import saturation
 from sparsemark.models.calibration import batches, load_calibration
 from sparsemark.models.onnx_model import batch_size_of, check_nodes, load_model
 
@@ -26,6 +27,7 @@ def quantize(
     method: str = "minmax",
     keep_order: bool = False,
     inputs_only: bool = False,
+    reduce_range: bool = False,
 ) -> None:
     """Write the INT8 form of `model_path` to `out`.
 
@@ -35,6 +37,7 @@ def quantize(
         method: how the calibration clips give the range of an activation, one of METHODS.
         keep_order: leave each ReLU behind its max-pool (see `quantization.relu_before_pool`).
         inputs_only: in form qdq, round only what enters an operator, not what leaves it.
+        reduce_range: weights of 7 bits, whose products cannot saturate (see `saturation`).
 
     Raises:
         InputError: an unusable model or calibration file, or a name in `left_in_fp32` that the graph lacks.
@@ -76,6 +79,7 @@ def quantize(
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            reduce_range=reduce_range,
             nodes_to_exclude=list(left_in_fp32),
             calibrate_method={
                 "minmax": CalibrationMethod.MinMax,
@@ -84,3 +88,6 @@ def quantize(
             }[method],
             extra_options={"OpTypesToExcludeOutputQuantization": chosen if inputs_only else []},
         )
+        quantized = onnx.load(partial)
+        saturation.record(quantized, "weights of 7 bits" if reduce_range else "")
+        onnx.save(quantized, partial)

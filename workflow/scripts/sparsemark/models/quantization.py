@@ -45,9 +45,9 @@ def activation_ranges(model: onnx.ModelProto, tensors: list[str], clips: np.ndar
     return ranges
 
 
-def int8_weights(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def int8_weights(weights: np.ndarray, axis: int, largest_integer: int = 127) -> tuple[np.ndarray, np.ndarray]:
     """Return symmetric int8 weights and their float32 scales, one per index of `axis` (shape broadcasts)."""
     other_axes = tuple(index for index in range(weights.ndim) if index != axis)
     largest = np.abs(weights).max(axis=other_axes, keepdims=True)
-    scales = (np.where(largest > 0, largest, 1.0) / 127).astype(np.float32)
+    scales = (np.where(largest > 0, largest, 1.0) / largest_integer).astype(np.float32)
     return np.rint(weights / scales).astype(np.int8), scales

@@ -1,9 +1,11 @@
 """HTML tables for the report: one self-contained page each, readable on screen and in print."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
 
 from sparsemark.files import atomic_path
 
@@ -22,6 +24,32 @@ tr:hover td { background: #fafafa; }
 @media print { th { position: static; } body { margin: 0; font-size: 10px; } }
 """
 
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{{ title }}</title>
+<style>{{ style|safe }}</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p>{{ note }}</p>
+<table>
+<thead><tr>
+{%- for name in header %}<th{{ classes(name, name) }}>{{ name }}</th>{% endfor -%}
+</tr></thead>
+<tbody>
+{% for row in rows -%}
+<tr>
+{%- for name, value in row %}<td{{ classes(name, value) }}>{{ value }}</td>{% endfor -%}
+</tr>
+{% endfor -%}
+</tbody>
+</table>
+</body>
+</html>
+"""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -29,6 +57,9 @@ class Cell:
 
     text: str
     style: str = ""
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def write_table(
@@ -41,22 +72,20 @@ def write_table(
         rows: per row, a `Cell` or any value per column; values are written with str() and escaped.
         numeric: those columns whose values are aligned to the right.
     """
-    right = [name in numeric for name in header]
-    lines = [f"<tr>{''.join(_cell('th', name, flag) for name, flag in zip(header, right, strict=True))}</tr>"]
-    for row in rows:
-        lines.append(f"<tr>{''.join(_cell('td', value, flag) for value, flag in zip(row, right, strict=True))}</tr>")
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n<p>{html.escape(note)}</p>\n<table>\n"
-        f"<thead>{lines[0]}</thead>\n<tbody>\n" + "\n".join(lines[1:]) + "\n</tbody>\n</table>\n</body>\n</html>\n"
+
+    def classes(column: str, value: object) -> Markup:
+        found = ["number"] if column in numeric else []
+        found += [value.style] if isinstance(value, Cell) and value.style else []
+        return Markup(' class="{}"').format(" ".join(found)) if found else Markup()
+
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
+    page = template.render(
+        title=title,
+        note=note,
+        style=STYLE,
+        header=header,
+        rows=[list(zip(header, row, strict=True)) for row in rows],
+        classes=classes,
     )
     with atomic_path(path) as partial:
-        partial.write_text(page, encoding="utf-8")
-
-
-def _cell(tag: str, value: object, right: bool) -> str:
-    style = value.style if isinstance(value, Cell) else ""
-    text = value.text if isinstance(value, Cell) else str(value)
-    classes = " ".join(name for name in ("number" if right else "", style) if name)
-    attribute = f' class="{classes}"' if classes else ""
-    return f"<{tag}{attribute}>{html.escape(text)}</{tag}>"
+        partial.write_text(page + "\n", encoding="utf-8")
