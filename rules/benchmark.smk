@@ -56,6 +56,7 @@ rule evaluate:
         python=interpreter(engine_environment),
         environment=environment_status(engine_environment),
         model=model_option,
+        batch_size=evaluated_batch,
         timeout=config["measuring"]["timeout_s"],
     message:
         "Accuracy of {wildcards.network} {wildcards.precision} in {wildcards.engine}, seed {wildcards.seed}"
@@ -63,7 +64,8 @@ rule evaluate:
         "{params.deploy} {params.program} --engine {wildcards.engine} --python {params.python} "
         "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {wildcards.seed} "
-        "--precision {wildcards.precision} --timeout-s {params.timeout} --out {output} > {log} 2>&1"
+        "--precision {wildcards.precision} --batch-size {params.batch_size} --timeout-s {params.timeout} "
+        "--out {output} > {log} 2>&1"
 
 
 rule collect_benchmarks:

@@ -164,6 +164,12 @@ def as_json(value):
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
+def evaluated_batch(wildcards):
+    """The batch size at which the whole test set is run; of a network from a file, one that is measured anyway."""
+    sizes = [case.batch_size for case in CASES if case.network == wildcards.network]
+    return max(sizes) if wildcards.network in FROM_FILES else 64
+
+
 def model_files(wildcards):
     """The model that an engine loads for a case, and the status of the rule that tried to make it, if it may fail."""
     model = study.model_path(
@@ -172,7 +178,7 @@ def model_files(wildcards):
         precision=wildcards.precision,
         network=wildcards.network,
         seed=getattr(wildcards, "seed", MEASURED_SEED),
-        batch_size=int(getattr(wildcards, "batch_size", 64)),
+        batch_size=int(getattr(wildcards, "batch_size", 0)) or evaluated_batch(wildcards),
     )
     if model is None:
         return []
