@@ -89,12 +89,11 @@ def read_own_network(entry: dict, file: Path, calibration_samples: int) -> OwnNe
     batch_size = _set_shape(first, shape)
     del model.graph.value_info[:]
     model = folded(model, file)
+    logits = run(model, batch_size or 1, x[:1], str(file))
     used = min(calibration_samples, len(x) // 2)
-    network = OwnNetwork(model, batch_size, x[:used], x[used:], None, title)
-    logits = run(model, batch_size or 1, network.test[:1], str(file))
     if labels is not None:
         labels = _check_labels(labels, len(x), logits.shape[1:], data)[used:]
-    return OwnNetwork(model, batch_size, network.calibration, network.test, labels, title)
+    return OwnNetwork(model, batch_size, x[:used], x[used:], labels, title)
 
 
 def _read_model(file: Path) -> onnx.ModelProto:
@@ -207,13 +206,16 @@ def _check_labels(labels: np.ndarray, samples: int, output: tuple[int, ...], dat
     return labels.astype(np.int64)
 
 
-def session(model: onnx.ModelProto, **entries: str) -> onnxruntime.InferenceSession:
-    """Return ONNX Runtime's session of `model` on one thread; `entries` may be `optimized_model_filepath`."""
+def session(model: onnx.ModelProto, optimised: Path | None = None) -> onnxruntime.InferenceSession:
+    """Return ONNX Runtime's session of `model` on one thread; the graph that it runs is also written to `optimised`.
+
+    Only in standard operators, if it is written.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    for name, value in entries.items():
-        setattr(options, name, value)
+    if optimised:
+        options.optimized_model_filepath = str(optimised)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -227,7 +229,7 @@ def folded(model: onnx.ModelProto, file: Path) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "folded.onnx")
         try:
-            session(model, optimized_model_filepath=str(path))
+            session(model, path)
         except Exception as error:  # ONNX Runtime raises several kinds
             raise InputError(f"{file}: ONNX Runtime does not run it ({str(error).splitlines()[0]})") from error
         result = onnx.load(path)

@@ -164,7 +164,8 @@ def fit(
     augmentation = Augmentation(data, settings)
     arithmetic = mixed_precision(data.device)
     history: list[dict] = []
-    fingerprint = {"settings": asdict(settings), "seed": seed, "total_steps": total_steps}
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    fingerprint = {"settings": asdict(settings), "seed": seed, "total_steps": total_steps, "shapes": shapes}
     if checkpoint is not None and checkpoint.exists():
         state = torch.load(checkpoint, map_location=data.device, weights_only=True)
         if state["fingerprint"] == fingerprint:
