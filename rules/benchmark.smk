@@ -1,5 +1,29 @@
-# Measuring. Every benchmark job takes every core, so that none overlaps another or anything else, and the rounds run
-# one after the other with the engines interleaved. docs/measuring.md tells why.
+# Measuring. Every benchmark job takes every core, so that none overlaps another or anything else, and comes after the jobs
+# that are none. Each takes turns with the reference by itself: a new case is one job. docs/measuring.md tells why.
+REFERENCE_ENVIRONMENT = study.engine_class(reference.ENGINE).environment
+
+if CONDA:
+
+    # Only the environment of the case itself is activated for its job.
+    rule locate_reference:
+        output:
+            "results/locate_reference/python.txt",
+        log:
+            "logs/locate_reference.log",
+        conda:
+            f"../envs/{REFERENCE_ENVIRONMENT}.yaml"
+        message:
+            "Finding the interpreter of the reference"
+        shell:
+            "python -c 'import sys; print(sys.executable)' > {output} 2> {log}"
+
+
+def reference_environment():
+    return rules.locate_reference.output[0] if CONDA else environment(REFERENCE_ENVIRONMENT)
+
+
+def reference_python():
+    return f"$(cat {reference_environment()})" if CONDA else interpreter(REFERENCE_ENVIRONMENT)
 
 
 rule benchmark:
@@ -8,32 +32,41 @@ rule benchmark:
         features=samples("test"),
         logits=measured_logits,
         environment=environment(engine_environment),
+        reference_model=reference_model(),
+        reference_features=samples_of(DENSE, "test"),
+        reference_logits=trained(DENSE, "logits.npy", MEASURED_SEED),
+        reference_environment=reference_environment(),
+        base_model=reference_model(reference.BASE[0]),
     output:
-        "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}/round{round}.json",
+        "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}.json",
     log:
-        "logs/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}/round{round}.log",
-    priority: round_priority
+        "logs/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}.log",
+    priority: -1
     conda:
         conda_file
     threads: EVERY_CORE
     params:
-        code=engine_code("benchmark", "engine_worker"),
-        deploy=deploy(engine_environment),
+        code=engine_code("benchmark", "engine_worker", beside=[reference.ENGINE]),
+        deploy=deploy(engine_environment, REFERENCE_ENVIRONMENT),
         program=program("benchmark"),
         python=interpreter(engine_environment),
         environment=environment_status(engine_environment),
         model=model_option,
         seed=MEASURED_SEED,
+        reference_python=reference_python(),
         measuring=as_json(config["measuring"]),
     message:
-        "Round {wildcards.round}: {wildcards.engine}, {wildcards.network} {wildcards.precision}, "
+        "Measuring {wildcards.engine}, {wildcards.network} {wildcards.precision}, "
         "batch {wildcards.batch_size}, cores {wildcards.cores}"
     shell:
         "{params.deploy} {params.program} --engine {wildcards.engine} --python {params.python} "
-        "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
+        "{params.environment} {params.model} --features {input.features} --logits {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {params.seed} "
         "--precision {wildcards.precision} --batch-size {wildcards.batch_size} --cores {wildcards.cores} "
-        "--max-cores {threads} --round {wildcards.round} --measure {params.measuring:q} --out {output} > {log} 2>&1"
+        "--max-cores {threads} --reference-python {params.reference_python} --reference-model {input.reference_model} "
+        "--reference-features {input.reference_features} --reference-logits {input.reference_logits} "
+        "--base-model {input.base_model} "
+        "--measure {params.measuring:q} --out {output} > {log} 2>&1"
 
 
 rule evaluate:
@@ -62,7 +95,7 @@ rule evaluate:
         "Accuracy of {wildcards.network} {wildcards.precision} in {wildcards.engine}, seed {wildcards.seed}"
     shell:
         "{params.deploy} {params.program} --engine {wildcards.engine} --python {params.python} "
-        "{params.environment} {params.model} --features {input.features} --reference {input.logits} "
+        "{params.environment} {params.model} --features {input.features} --logits {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {wildcards.seed} "
         "--precision {wildcards.precision} --batch-size {params.batch_size} --timeout-s {params.timeout} "
         "--out {output} > {log} 2>&1"
@@ -145,14 +178,13 @@ rule ablate_quantization:
         attempt=program("attempt"),
         program=program("ablate_quantization", engine_environment),
         environment=environment_status(engine_environment),
-        rounds=config["measuring"]["rounds"],
     message:
         "What quantising more or less does in {wildcards.engine}"
     shell:
         "{params.deploy} {params.attempt} {params.environment} --model {output.table} --status {output.status} -- "
         "{params.program} --engine {wildcards.engine} --model {input.model} "
         "--calibration {input.calibration} --features {input.features} --network {wildcards.network} "
-        "--rounds {params.rounds} --out {output.table} > {log} 2>&1"
+        "--out {output.table} > {log} 2>&1"
 
 
 rule profile_operators:

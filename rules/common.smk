@@ -11,6 +11,7 @@ from snakemake.utils import update_config
 
 from sparsemark import configuration, study
 from sparsemark.files import InputError, exclusive_lock
+from sparsemark.measuring import reference
 from sparsemark.networks.entries import is_address
 from sparsemark.study import fingerprint
 
@@ -30,6 +31,7 @@ CASES = study.cases(config)
 NETWORKS = list(config["networks"])
 TRAINED = study.trained_networks(config)
 FROM_FILES = study.file_networks(config)
+DENSE = study.dense_network(config)
 MEASURED_SEED = config["seeds"][0]
 # A benchmark takes every core that Snakemake may use, so nothing else runs beside it.
 EVERY_CORE = workflow.cores if isinstance(workflow.cores, int) else os.cpu_count()
@@ -42,10 +44,9 @@ wildcard_constraints:
     network="|".join(NETWORKS),
     seed=r"\d+",
     precision="fp32|bf16|int8",
-    engine="|".join(config["engines"]),
+    engine="|".join(study.engines(config)),
     batch_size=r"\d+",
     cores="1|all",
-    round=r"\d+",
 
 
 held_by_this_process = ExitStack()
@@ -65,13 +66,18 @@ def trained(network, file, seed="{seed}"):
     return f"results/{study.trainer(config, network)}/{study.data_of(config, network)}/{network}/seed{seed}/{file}"
 
 
+def samples_of(network, split):
+    """A network's samples, of `test` or `calibration`."""
+    if network in FROM_FILES:
+        return trained(network, f"{split}.npz", MEASURED_SEED)
+    return f"results/extract_features/{DATA}/{split}.npz"
+
+
 def samples(split):
-    """A network's samples, of `test` or `calibration`, as an input."""
+    """Samples of a job's network, as an input."""
 
     def path(wildcards):
-        if wildcards.network in FROM_FILES:
-            return trained(wildcards.network, f"{split}.npz", MEASURED_SEED)
-        return f"results/extract_features/{DATA}/{split}.npz"
+        return samples_of(wildcards.network, split)
 
     return path
 
@@ -186,6 +192,18 @@ def model_files(wildcards):
     return [model] if made_by in ("train", "prune", "export_onnx") else [model, f"{model}.json"]
 
 
+def reference_model(batch_size="{batch_size}"):
+    """The model that the reference loads: every case takes turns with it."""
+    return study.model_path(
+        config,
+        engine=reference.ENGINE,
+        precision=reference.PRECISION,
+        network=DENSE,
+        seed=MEASURED_SEED,
+        batch_size=batch_size,
+    )
+
+
 def model_option(wildcards):
     files = model_files(wildcards)
     return f"--model {files[0]}" if files else ""
@@ -233,8 +251,7 @@ TRAINED_FILES = [
 def benchmark_files():
     return [
         f"results/benchmark/{study.data_of(config, case.network)}/{case.network}/{case.precision}/{case.engine}/"
-        f"batch{case.batch_size}-cores{case.cores}/round{number}.json"
-        for number in range(1, config["measuring"]["rounds"] + 1)
+        f"batch{case.batch_size}-cores{case.cores}.json"
         for case in CASES
     ]
 
@@ -265,19 +282,13 @@ def metrics_files():
     return [trained(network, "metrics.json", seed) for network in NETWORKS for seed in study.seeds(config, network)]
 
 
-def round_priority(wildcards):
-    """Rounds one after the other, every case once in each, and all of them behind whatever is not a benchmark."""
-    return -int(wildcards.round)
-
-
 # Engines whose tools ablate_quantization.py and profile_operators.py know.
 ABLATED = [engine for engine in ("onnxruntime", "openvino", "deepsparse") if engine in config["engines"]]
 PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"]]
-DENSE = study.dense_network(config) if TRAINED else None
 
 
 def ablation_files():
-    return [f"results/ablate_quantization/{DATA}/{DENSE}/{engine}.csv" for engine in ABLATED if DENSE]
+    return [f"results/ablate_quantization/{DATA}/{DENSE}/{engine}.csv" for engine in ABLATED if TRAINED]
 
 
 def profile_files():
@@ -286,7 +297,7 @@ def profile_files():
         f"results/profile_operators/{DATA}/{DENSE}/{precision}/{engine}.csv"
         for engine in PROFILED
         for precision in ("fp32", "int8")
-        if DENSE and precision in study.engine_class(engine).models
+        if TRAINED and precision in study.engine_class(engine).models
     ]
 
 
@@ -312,9 +323,9 @@ TABLES = {
 PUBLISHED = "resources/fpga.csv"
 PAGES = yaml.safe_load((study.ROOT / "report/pages.yaml").read_text(encoding="utf-8"))
 # Without a trained network the study's own questions have no answers; without a file, its section has nothing to show.
-OWN_SECTION, TABLES_SECTION = "5 Networks from files", "7 Tables"
+OWN_SECTION, GENERAL_SECTIONS = "5 Networks from files", ("7 Tables", "8 How it was measured")
 if not TRAINED:
-    PAGES = {name: page for name, page in PAGES.items() if page["section"] in (OWN_SECTION, TABLES_SECTION)}
+    PAGES = {name: page for name, page in PAGES.items() if page["section"] in (OWN_SECTION, *GENERAL_SECTIONS)}
 if not FROM_FILES:
     PAGES = {name: page for name, page in PAGES.items() if page["section"] != OWN_SECTION}
 

@@ -25,7 +25,7 @@ if CONDA:
     # Snakemake itself keeps PYTHONPATH from conda's jobs; packages of ~/.local would come into installs, too.
     os.environ.update(PYTHONNOUSERSITE="1")
 
-ENVIRONMENTS = ["train", *dict.fromkeys(study.engine_class(engine).environment for engine in config["engines"])]
+ENVIRONMENTS = ["train", *dict.fromkeys(study.engine_class(engine).environment for engine in study.engines(config))]
 
 
 def engine_environment(wildcards):
@@ -118,11 +118,11 @@ def program(name, environment=None):
     return command
 
 
-def engine_code(*programs):
-    """The fingerprint of programs that load an engine's adapter, as a parameter."""
+def engine_code(*programs, beside=()):
+    """The fingerprint of programs that load an engine's adapter, and those of the engines `beside`, as a parameter."""
 
     def code(wildcards):
-        return fingerprint(*programs, f"sparsemark/engines/{wildcards.engine}")
+        return fingerprint(*programs, *(f"sparsemark/engines/{name}" for name in (wildcards.engine, *beside)))
 
     return code
 

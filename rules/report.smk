@@ -1,8 +1,8 @@
 # Figures, tables and the report. Nothing here is an input of a measurement: captions, colours and tables change
 # without anything being measured again. The pages are listed in report/pages.yaml.
 
-# What a complete study leaves.
-RESULTS = [
+# What a complete study leaves, but for the table of how long that took.
+STUDY = [
     "results/config.yaml",
     "results/networks.csv",
     "results/accuracies.csv",
@@ -11,6 +11,7 @@ RESULTS = [
     "results/summary.rst",
     *map(page_file, PAGES),
 ]
+RESULTS = [*STUDY, page_file("tabulate_time")]
 
 
 rule resolve_config:
@@ -108,6 +109,31 @@ for page, entry in PAGES.items():
             f"Page {page}"
         shell:
             "{params.program} {params.options} --out {output} > {log} 2>&1"
+
+
+rule tabulate_time:
+    input:
+        STUDY,
+        benchmarks="results/benchmarks.csv",
+    output:
+        report(
+            page_file("tabulate_time"),
+            caption="../report/tabulate_time.rst",
+            category="7 How it was measured",
+            labels={"page": "Where the time went"},
+        ),
+    log:
+        "logs/tabulate_time.log",
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        code=fingerprint("tabulate_time"),
+        program=program("tabulate_time"),
+    message:
+        "Where the time went"
+    shell:
+        "{params.program} --metadata .snakemake/metadata --benchmarks {input.benchmarks} --out {output} > {log} 2>&1"
 
 
 rule report:

@@ -11,7 +11,7 @@ from sparsemark import study
 #: The rooms in the order of the data's way. What lies at the package's door is everybody's.
 ROOMS = ("data", "networks", "models", "engines", "measuring", "results")
 #: Programs that another program starts, in a process or an environment of their own.
-STARTED = {"attempt", "engine_worker", "reference_computation"}
+STARTED = {"attempt", "engine_worker"}
 PROGRAMS = sorted(path.stem for path in study.SCRIPTS.glob("*.py"))
 PACKAGE = study.SCRIPTS / "sparsemark"
 MODULES = sorted(PACKAGE.rglob("*.py"))

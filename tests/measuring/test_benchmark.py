@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -18,27 +19,32 @@ import pytest
 
 import benchmark
 import evaluate
-from benchmark import Measure, percentiles, summarise
+from benchmark import Measure, reference_layout
 from sparsemark import engines
 from sparsemark.cpu import cpu_model
 from sparsemark.files import InputError
+from sparsemark.measuring import reference
 from sparsemark.measuring.case import model_sha256
-from sparsemark.measuring.engine_process import run_instances
+from sparsemark.measuring.engine_process import Ended, Group
+from sparsemark.measuring.topology import Cpu, plan_layouts
 
 FAKE_ENGINES = Path(__file__).parent / "fake_engines"
-MEASURE = {"warmup_s": 0.01, "warmup_samples": 1, "min_time_s": 0.05, "min_samples": 5, "timeout_s": 60}
+MEASURE = {"warmup_s": 0.01, "warmup_samples": 1, "rounds": 2, "turn_s": 0.03, "budget_s": 0.5, "timeout_s": 60}
 
 
 @pytest.fixture
 def case(tmp_path, monkeypatch):
-    """Call a program on the fake engine with a behaviour; return its result."""
+    """Call a program on the fake engine with a behaviour; return its result. Its reference is the fake engine, too."""
     monkeypatch.setenv("SPARSEMARK_ENGINES", str(FAKE_ENGINES))
     monkeypatch.setattr("sparsemark.engines.__path__", [*engines.__path__, str(FAKE_ENGINES)])
+    monkeypatch.setattr(reference, "ENGINE", "fake")
     x = np.random.default_rng(0).standard_normal((70, 1, 32, 32), np.float32)
     logits = x.reshape(70, -1)[:, :12]
     np.savez(tmp_path / "test.npz", x=x, y=logits.argmax(1))
     np.save(tmp_path / "logits.npy", logits)
     model = tmp_path / "model"
+    for name in ("reference", "base"):
+        (tmp_path / name).write_text("slow")
 
     def run(behaviour, program=benchmark, **changes):
         model.write_text(behaviour)
@@ -47,7 +53,7 @@ def case(tmp_path, monkeypatch):
             "python": sys.executable,
             "model": model,
             "features": tmp_path / "test.npz",
-            "reference": tmp_path / "logits.npy",
+            "logits": tmp_path / "logits.npy",
             "network": "dense",
             "dataset": "synthetic_speech-commands",
             "seed": 1,
@@ -57,7 +63,9 @@ def case(tmp_path, monkeypatch):
             "out": tmp_path / "result.json",
         }
         if program is benchmark:
-            options |= {"cores": 1, "round": 2, "measure": json.dumps(MEASURE | changes.pop("measure", {}))}
+            options |= {"cores": 1, "measure": json.dumps(MEASURE | changes.pop("measure", {}))}
+            options |= {"reference_python": sys.executable, "reference_logits": tmp_path / "logits.npy"}
+            options |= {"reference_model": tmp_path / "reference", "base_model": tmp_path / "base"}
         options |= changes
         arguments = [f"--{key.replace('_', '-')}={value}" for key, value in options.items() if value is not None]
         program.main(arguments)
@@ -68,34 +76,72 @@ def case(tmp_path, monkeypatch):
 
 def test_a_measured_case(case):
     result = case("slow")
-    [row] = result["rows"]
     assert result["case"]["dataset"] == "synthetic_speech" and result["case"]["class_set"] == "commands"
     assert result["case"]["model_sha256"] == hashlib.sha256(b"slow").hexdigest()
-    assert row["status"] == "ok" and row["layout"] == "1x1"
-    [raw] = result["raw_times"]["1x1"]
-    times = raw["times_ns"]
-    assert all(isinstance(duration, int) for duration in times)
-    assert len(times) == row["samples"] >= 5 and sum(times) >= 0.05e9
-    assert row["throughput_words_per_s"] == pytest.approx(4 * len(times) / sum(times) * 1e9)
-    assert row["latency_ms_p50"] == pytest.approx(statistics.median_low(times) / 1e6)
-    assert row["latency_ms_p50"] >= 10
-    assert "latency_ms_p90" not in row
-    assert row["execution"]["details"]["affinity"] == str(row["cpus"][0][0])
-    assert row["execution"]["details"]["OMP_NUM_THREADS"] == "1"
-    assert row["parity"] == {"relative_error": 0.0, "agreement": 1.0}
-    assert row["reference_gflops"] > 0
     assert result["started_at"] < result["ended_at"]
+    assert [(row["round"], row["layout"], row["status"]) for row in result["rows"]] == [
+        (1, "1x1", "ok"),
+        (2, "1x1", "ok"),
+    ]
+    for row, raw in zip(result["rows"], result["raw_times"], strict=True):
+        assert row["execution"]["details"]["affinity"] == str(row["cpus"][0][0])
+        assert row["execution"]["details"]["OMP_NUM_THREADS"] == "1"
+        assert row["parity"] == {"relative_error": 0.0, "agreement": 1.0}
+        assert not row["is_reference"] and "base_ratio" not in row
+        assert raw["round"] == row["round"] and len(raw["turns"]) == row["turns"] >= 1
+        times = [time for turn in raw["turns"] for [instance] in [turn] for time in instance["times_ns"]]
+        assert all(isinstance(duration, int) for duration in times)
+        assert len(times) == row["samples"] and sum(times) / 1e9 == pytest.approx(row["window_s"])
+        assert row["latency_ms_p50"] == pytest.approx(statistics.median_low(times) / 1e6)
+        assert row["latency_ms_p50"] >= 10
 
 
-def test_the_whole_processor_tries_every_layout(case):
-    result = case("slow", cores="all")
+def test_the_ratio_is_the_median_over_pairs_of_turns(case):
+    # The fake sleeps 10 ms a call, or 30: a third of the reference's speed, but for what the machine does meanwhile.
+    result = case("slower")
+    for row, raw in zip(result["rows"], result["raw_times"], strict=True):
+        own, beside = raw["words_per_s"]["case"], raw["words_per_s"]["reference"]
+        logs = [math.log(a / b) for a, b in zip(own, beside, strict=True)]
+        assert row["ratio"] == pytest.approx(math.exp(statistics.median(logs)))
+        assert row["measured_words_per_s"] == statistics.median(own)
+        assert row["reference_words_per_s"] == statistics.median(beside)
+        assert row["ratio"] < 0.9
+        [first, *_] = raw["turns"]
+        assert own[0] == pytest.approx(4e9 * len(first[0]["times_ns"]) / sum(first[0]["times_ns"]))
+
+
+def test_the_reference_meets_itself_and_the_base(case, tmp_path):
+    result = case("slow", model=tmp_path / "reference", cores="all")
+    own = [row for row in result["rows"] if row["is_reference"]]
+    assert [row["round"] for row in own] == [1, 2]
+    assert {row["threads"] for row in own} == {1}
+    # Two instances that sleep answer twice as many words as the base's one, at a sixteenth of its batch size.
+    instances = own[0]["instances"]
+    assert all(0.3 < row["base_ratio"] / (instances * 4 / 64) < 3 for row in own)
+    assert set(result["raw_times"][0]["words_per_s"]) == {"case", "reference", "base"}
+
+
+def test_a_reference_that_fails_is_named(case, tmp_path):
+    (tmp_path / "reference").write_text("exit")
+    [row] = case("slow")["rows"]
+    assert (row["status"], row["reason"][:40]) == ("failed", "the reference: exit status 3 during load")
+
+
+def test_the_whole_processor_tries_every_layout_and_keeps_the_fastest(case):
+    result = case("slow", cores="all", measure={"rounds": 3})
     cores = result["machine"]["physical_cores"]
-    assert [row["status"] for row in result["rows"]] == ["ok"] * len(result["rows"])
-    by_layout = {row["layout"]: row for row in result["rows"]}
-    assert f"1x{cores}" in by_layout and f"{cores}x1" in by_layout
-    assert {name: len(raw) for name, raw in result["raw_times"].items()} == {
-        name: int(name.partition("x")[0]) for name in by_layout
-    }
+    first = {row["layout"]: row for row in result["rows"] if row["round"] == 1}
+    assert f"1x{cores}" in first and f"{cores}x1" in first
+    assert all(row["status"] == "ok" for row in result["rows"])
+    best = max(first, key=lambda layout: first[layout]["ratio"])
+    assert [row["layout"] for row in result["rows"] if row["round"] > 1] == [best, best]
+    assert all(len(turn) == first[raw["layout"]]["instances"] for raw in result["raw_times"] for turn in raw["turns"])
+
+
+def test_the_reference_has_a_thread_on_each_core():
+    hyper = [Cpu(0, 0, core, number) for core in range(4) for number in (core, core + 4)]
+    assert reference_layout(plan_layouts(hyper, "all")).cpu_sets == ((0,), (1,), (2,), (3,))
+    assert reference_layout(plan_layouts(hyper, "1")).cpu_sets == ((3,),)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +168,11 @@ def test_a_case_that_goes_wrong_is_a_row_without_speed(case, behaviour, status, 
     [row] = result["rows"]
     assert row["status"] == status
     assert re.search(reason, row["reason"]), row["reason"]
-    assert not {"throughput_words_per_s", "latency_ms_p50"} & set(row)
+    assert not {"ratio", "latency_ms_p50"} & set(row)
 
 
 def test_what_an_engine_prints_does_no_harm(case):
-    assert case("noisy")["rows"][0]["status"] == "ok"
+    assert [row["status"] for row in case("noisy")["rows"]] == ["ok", "ok"]
 
 
 def test_a_hanging_engine_is_killed_with_its_children(case, tmp_path):
@@ -247,7 +293,8 @@ def test_evaluation_counts_the_whole_test_set(case):
         ({"model": "none.onnx"}, r"none\.onnx: expected a model file"),
         ({"environment_status": "none.json"}, r"none\.json: expected a readable JSON"),
         ({"measure": {"min_time": 3}}, r"--measure: unknown key 'min_time'"),
-        ({"measure": {"min_samples": 0}}, r"--measure: min_samples: expected a number of at least 1, got 0"),
+        ({"measure": {"rounds": 0}}, r"--measure: rounds: expected a number of at least 1, got 0"),
+        ({"measure": {"rounds": 1.5}}, r"--measure: rounds: expected a number of at least 1, got 1.5"),
         ({"measure": {"timeout_s": "long"}}, r"--measure: timeout_s: expected a number"),
     ],
 )
@@ -261,44 +308,13 @@ def test_a_measure_needs_an_object():
     for text in ("[1]", "{"):
         with pytest.raises(InputError, match="expected a JSON object"):
             Measure.from_json(text)
-    assert Measure.from_json('{"rounds": 3, "min_time_s": 1}').min_time_s == 1
+    assert Measure.from_json('{"rounds": 5, "turn_s": 1}') == Measure(rounds=5, turn_s=1)
 
 
 def test_a_python_that_is_missing_is_a_failed_case(tmp_path):
-    outcome = run_instances(tmp_path / "python", {"threads": 1}, [None], timeout_s=5, cache=tmp_path)
-    assert outcome.status == "failed" and "cannot be started" in outcome.reason
-
-
-def test_percentiles_need_their_samples():
-    assert percentiles([3.0]) == {"p50": 3.0}
-    assert set(percentiles(range(64))) == {"p50", "p90"}
-    assert percentiles(range(1, 1001)) == {"p50": 500, "p90": 900, "p95": 950, "p99": 990}
-
-
-def test_one_instance_has_all_its_calls_as_the_window():
-    summary = summarise([{"begin_ns": 7, "times_ns": [int(1e9), int(3e9)]}], 64)
-    assert summary == {
-        "throughput_words_per_s": 32.0,
-        "window_s": 4.0,
-        "samples": 2,
-        "latency_ms_p50": 1000.0,
-    }
-
-
-def test_several_instances_count_in_their_common_window():
-    second = 1_000_000_000
-    early = {"begin_ns": 0, "times_ns": [second] * 10}  # 0 to 10 s, one call a second
-    late = {"begin_ns": 5 * second // 2, "times_ns": [second // 2] * 20}  # 2.5 to 12.5 s, two calls a second
-    summary = summarise([early, late], 1)
-    assert summary["window_s"] == 7.5
-    assert summary["throughput_words_per_s"] == pytest.approx(3)
-    # Of the early one, the calls that end at 3 to 10 s; of the late one, those that end at 3 to 10 s.
-    assert summary["samples"] == 8 + 15
-
-
-def test_instances_that_do_not_overlap_have_no_speed():
-    with pytest.raises(ValueError, match="do not overlap"):
-        summarise([{"begin_ns": 0, "times_ns": [10]}, {"begin_ns": 20, "times_ns": [10]}], 1)
+    with pytest.raises(Ended, match="cannot be started") as ended:
+        Group(tmp_path / "python", {"threads": 1}, [None], timeout_s=5, cache=tmp_path)
+    assert ended.value.outcome.status == "failed"
 
 
 def test_a_model_folder_has_a_digest_of_its_content(tmp_path):

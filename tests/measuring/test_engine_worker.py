@@ -38,24 +38,31 @@ class Clock:
         self.now += next(self.durations)
 
 
-def test_timed_calls_go_on_until_both_the_time_and_the_number_are_reached():
-    clock = Clock([10])
-    assert timed_calls(clock.work, ["a", "b"], 100e-9, 3, clock) == (1000, [10] * 10)
-    assert timed_calls(clock.work, ["a"], 10e-9, 25, clock) == (1100, [10] * 25)
+def test_timed_calls_begin_and_end_by_the_clock():
+    clock, inputs = Clock([10]), itertools.cycle("ab")
+    assert timed_calls(clock.work, inputs, 1035, 1075, clock) == (1040, [10] * 4)
+    # The next turn goes on with the next input.
+    assert clock.inputs[-1] == "b"
+    timed_calls(clock.work, inputs, 0, 0, clock)
+    assert clock.inputs[-2:] == ["a", "b"]
 
 
-def test_times_are_in_order_and_add_up_and_inputs_take_turns():
+def test_a_turn_has_an_untimed_and_a_timed_call_at_least():
+    clock = Clock([500, 700])
+    assert timed_calls(clock.work, itertools.cycle("a"), 1010, 1020, clock) == (1500, [700])
+
+
+def test_times_are_in_order_and_add_up():
     clock = Clock([5, 7, 11])
-    begin, times = timed_calls(clock.work, ["a", "b"], 0, 4, clock)
-    assert times == [5, 7, 11, 5]
+    begin, times = timed_calls(clock.work, itertools.cycle("ab"), 1000, 1030, clock)
+    assert (begin, times) == (1005, [7, 11, 5, 7])
     assert begin + sum(times) == clock.now
-    assert clock.inputs == ["a", "b", "a", "b"]
 
 
 def test_warm_up_reaches_both_the_time_and_the_number():
     clock = Clock([10])
-    assert warm_up(clock.work, ["a"], 45e-9, 2, clock) == 5
-    assert warm_up(clock.work, ["a"], 0, 2, clock) == 2
+    assert warm_up(clock.work, itertools.cycle("a"), 45e-9, 2, clock) == 5
+    assert warm_up(clock.work, itertools.cycle("a"), 0, 2, clock) == 2
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

@@ -30,7 +30,6 @@ CASE = {
     "precision": "fp32",
     "batch_size": 64,
     "cores": "all",
-    "round": 1,
     "machine": "Some CPU, 2 cores [01234567]",
     "model_sha256": "0" * 64,
 }
@@ -38,16 +37,19 @@ STATE = {"load_average": 0.1, "governor": "", "turbo": "", "measured_at": "2026-
 MEASURED = {
     **STATE,
     "layout": "2x1",
+    "round": 1,
+    "is_reference": False,
     "status": "ok",
     "reason": "",
-    "throughput_words_per_s": 12.5,
+    "ratio": 2.5,
+    "reference_words_per_s": 4.0,
     "latency_ms_p50": 3.0,
     "samples": 10,
     "execution": EXECUTION,
     "parity": {"relative_error": 1e-6, "agreement": 1.0},
     "cpus": [[0], [1]],
 }
-FAILED = {**STATE, "layout": "1x2", "status": "failed", "reason": 'SIGSEGV, "gone"'}
+FAILED = {**STATE, "layout": "1x2", "round": 1, "status": "failed", "reason": 'SIGSEGV, "gone"'}
 METRICS = {
     "network": "dense",
     "kind": "trained",
@@ -106,10 +108,25 @@ def test_benchmarks_have_a_row_per_layout_sorted(collected):
     assert list(rows[0]) == list(load_schema("benchmarks")["properties"])
     failed, measured = rows[1:]
     assert (failed["status"], failed["reason"], failed["throughput_words_per_s"]) == ("failed", 'SIGSEGV, "gone"', "")
-    assert float(measured["throughput_words_per_s"]) == 12.5
+    assert (measured["ratio"], measured["reference_words_per_s"]) == ("2.5", "4.0")
     assert measured["engine_version"] == "1.2" and measured["executed_precision"] == "fp32"
     assert json.loads(measured["settings"]) == {"a": "1", "b": "2"}
     assert measured["own_operator_share"] == ""
+
+
+def test_a_speed_is_the_ratio_times_the_references_speed_over_the_whole_study(collected):
+    def of(cores, rows):
+        return {"case": {**CASE, "cores": cores}, "rows": [{**MEASURED, **row} for row in rows]}
+
+    # The base ran at 100, 140 and 110 words/s; on all cores the reference is 2 or 8 times as fast: 4 times.
+    base = of("1", [{"round": n, "ratio": 1.0, "reference_words_per_s": v} for n, v in enumerate((100, 140, 110), 1)])
+    whole = of(
+        "all", [{"round": n, "ratio": 1.0, "base_ratio": v, "is_reference": True} for n, v in enumerate((2, 8), 1)]
+    )
+    other = of("all", [{"round": n, "ratio": v} for n, v in enumerate((3.0, 4.0), 1)])
+    rows = collected(collect_benchmarks, base, whole, {**other, "case": {**other["case"], "engine": "tvm"}})
+    speeds = [float(row["throughput_words_per_s"]) for row in rows]
+    assert speeds == [110.0] * 3 + [440.0] * 2 + [1320.0, 1760.0]
 
 
 def test_networks(collected):
@@ -119,7 +136,7 @@ def test_networks(collected):
 
 
 def test_accuracies(collected):
-    case = {key: value for key, value in CASE.items() if key not in ("cores", "round", "machine")}
+    case = {key: value for key, value in CASE.items() if key not in ("cores", "machine")}
     good = {**case, "status": "ok", "reason": "", "accuracy": 0.5, "test_clips": 10, "execution": EXECUTION}
     bad = {**case, "engine": "another", "status": "timeout", "reason": "too slow"}
     rows = collected(collect_accuracies, good, bad)
@@ -142,7 +159,7 @@ def test_an_empty_study_is_a_table_without_rows(collected):
         (collect_networks, {**METRICS, "accuracy": 90}, r"0\.json: accuracy: 90 is greater than"),
         (collect_benchmarks, {"case": CASE}, r"0\.json: expected a result for benchmarks\.csv"),
         (collect_benchmarks, {"case": CASE, "rows": [{**FAILED, "status": "meh"}]}, r"0\.json: status: 'meh'"),
-        (collect_benchmarks, {"case": CASE, "rows": [{**MEASURED, "throughput_words_per_s": 0}]}, "throughput_words"),
+        (collect_benchmarks, {"case": CASE, "rows": [{**MEASURED, "ratio": 0}]}, "ratio: 0 is"),
     ],
 )
 def test_what_is_no_result_is_refused_in_one_sentence(collected, tmp_path, program, record, message):

@@ -1,6 +1,7 @@
 """Pages of the report: tables as HTML, and the summary that opens it."""
 
 import importlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,6 +25,7 @@ OPTIONS = {
     "tabulate_operator_time": ["benchmarks", "profile"],
     "tabulate_dualsparse": ["benchmarks", "networks", "accuracies"],
     "tabulate_claims": ["claims"],
+    "tabulate_time": ["metadata", "benchmarks"],
     "summarize_study": ["benchmarks", "networks", "accuracies", "claims"],
 }
 
@@ -64,6 +66,7 @@ def make(name: str, folder: Path, **tables) -> Path:
         key: folder / f"{key}.csv" for key in ("benchmarks", "networks", "accuracies", "claims", "ablation", "profile")
     }
     paths |= {"published": ROOT / "resources/fpga.csv", "config": folder / "config.yaml"}
+    paths["metadata"] = folder / "metadata"
     if "claims" in OPTIONS[name]:
         inputs = ("benchmarks", "networks", "accuracies", "published", "config")
         arguments = [part for key in inputs for part in (f"--{key}", str(paths[key]))]
@@ -129,7 +132,7 @@ def test_dualsparse_is_compared_with_its_rivals_on_one_core(tmp_path):
     ]
     dual = dict(zip(header, rows[-1], strict=True))
     # 20,000 words/s × 16 (sparse) / 2 (one core), beside 10,000 / 2, 30,000 / 2 and 16,000 × 2.5 / 2.
-    assert dual["Words/s, one core"] == "160k [128k, 176k]"
+    assert dual["Words/s, one core"] == "160k [160k, 160k]"
     assert dual["Over the dense FP32 network in ONNX Runtime"] == "32.0× [32.0×, 32.0×]"
     assert dual["Over the fastest dense INT8 engine"] == "10.7× [10.7×, 10.7×] (OpenVINO)"
     assert (
@@ -160,6 +163,43 @@ def test_an_engine_whose_tool_failed_has_no_rows(name, tmp_path):
     assert len(read_rows(tmp_path / "none.html")) == 1
     program.main([*inputs, str(tmp_path / f"{table}.csv"), "--out", str(tmp_path / "some.html")])
     assert read_rows(tmp_path / "some.html") == read_rows(tmp_path / "page.html")
+
+
+def test_time_is_told_by_stage(tmp_path):
+    def job(name, rule, begin, end):
+        path = tmp_path / "metadata" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"rule": rule, "starttime": begin, "endtime": end, "input": []}))
+
+    # Two trainings side by side, one with two files, a wait, two benchmarks, and pages.
+    job("a", "train", 0.0, 60.0)
+    job("b", "train", 0.0, 60.0)
+    job("c", "train", 30.0, 90.0)
+    job("d", "benchmark", 1000.0, 1200.0)
+    job("e", "benchmark", 1200.0, 1300.0)
+    job("f", "plot_pareto", 1300.0, 1305.0)
+    job("g", "tabulate_claims", 1305.0, 1310.0)
+    job("h", "tabulate_time", 1310.0, None)
+    out = make("tabulate_time", tmp_path)
+    turns = 1.5 * sum(bool(row["layout"]) for row in benchmark_rows())
+    share = f"{100 * turns / 400:.0f}"
+    assert read_rows(out)[1:] == [
+        ["train", "2", "1:30", "22", "2:00", "1:00"],
+        ["benchmark", "2", "5:00", "75", "5:00", "3:20"],
+        ["of which taking turns", "", f"{round(turns) // 60}:{round(turns) % 60:02d}", share, "", ""],
+        ["tables and figures", "2", "0:10", "2", "0:10", "0:05"],
+    ]
+    assert "Jobs ran for 6:40 in all" in out.read_text()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON"])
+def test_records_that_are_not_snakemakes_are_refused(tmp_path, content):
+    tabulate_time = importlib.import_module("tabulate_time")
+    with pytest.raises(InputError, match="expected Snakemake's records of finished jobs"):
+        tabulate_time.read_jobs(tmp_path)
+    (tmp_path / "record").write_text(content)
+    with pytest.raises(InputError, match=r"record: expected"):
+        tabulate_time.read_jobs(tmp_path)
 
 
 def test_claims_page_has_every_claim(tmp_path):

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from constructed_tables import REASON, benchmark_rows, network_rows, write_tables
 
+from plot_batch_sizes import magic_sizes
+from plot_reference_drift import drift
 from sparsemark.files import InputError
 from sparsemark.results.figures import engine_colour
 from sparsemark.results.measurements import (
@@ -17,8 +19,10 @@ from sparsemark.results.measurements import (
     kilo,
     load_benchmarks,
     load_networks,
+    load_rounds,
     times,
 )
+from sparsemark.results.ratios import with_reference
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -36,6 +40,8 @@ OPTIONS = {
     "plot_own_networks": ["benchmarks", "networks"],
     "plot_quantization": ["benchmarks", "ablation"],
     "plot_operator_time": ["benchmarks", "profile"],
+    "plot_reference_drift": ["benchmarks"],
+    "plot_batch_sizes": ["benchmarks", "networks"],
 }
 
 
@@ -71,13 +77,10 @@ def test_figure_of_a_study_without_cases(name, tmp_path):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_figure_of_a_study_in_which_everything_failed(name, tmp_path):
-    failed = [
-        row | {"status": "timeout", "reason": "too slow", "throughput_words_per_s": "", "layout": ""}
-        for row in benchmark_rows()
-    ]
+    failed = [row | {"status": "timeout", "reason": "too slow", "ratio": "", "layout": ""} for row in benchmark_rows()]
     write_tables(tmp_path, benchmarks=failed)
     text = draw(name, tmp_path, tmp_path / "figure.svg")
-    if name.startswith(("plot_dense", "plot_sparse", "plot_batch")):
+    if name.startswith("plot_figure"):
         assert "timeout: too slow" in text
 
 
@@ -121,6 +124,37 @@ def test_gains_are_those_of_the_tables(tmp_path):
     assert "+ sparse activations" in text and "dual, 95.0 %, step 2.00×, in all 32.0×" in text
 
 
+def test_the_drift_of_the_reference_is_relative_to_each_ones_median(tmp_path):
+    write_tables(tmp_path)
+    points = drift(load_rounds(tmp_path / "benchmarks.csv"))
+    assert set(points["minutes"]) == {0, 1, 2}
+    by_minute = points.groupby(["minutes", "batch_size", "cores"])["speed"].unique()
+    assert {minutes: {float(value) for [value] in by_minute[minutes]} for minutes in (0, 1, 2)} == {
+        0: {1.0},
+        1: {0.8},
+        2: {1.1},
+    }
+    text = draw("plot_reference_drift", tmp_path, tmp_path / "figure.svg")
+    assert "batch size 64, one core 1.000 [1.000, 1.000]" in text and "whole processor" in text
+
+
+def test_a_batch_size_is_magic_if_it_beats_a_neighbour_by_far():
+    def rows(size, ratios):
+        case = {"batch_size": size, "cores": "1", "status": "ok", "is_reference": False, "base_ratio": float("nan")}
+        rounds = enumerate(ratios, start=1)
+        return [case | {"round": n, "ratio": ratio, "reference_words_per_s": 100.0} for n, ratio in rounds]
+
+    def tie(size):
+        return [row | {"is_reference": True, "base_ratio": 1.0} for row in rows(size, [1.0, 1.0])]
+
+    # 48 is 30 % faster than 32, and 64 than 96; of 128 against 96 nothing is known. 8 is small.
+    speeds = {8: 0.5, 16: 1.0, 32: 1.0, 48: 1.3, 64: 1.35, 96: 1.0}
+    own = [row for size, speed in speeds.items() for row in rows(size, [speed * 0.999, speed * 1.001])]
+    own += rows(128, [1.0, 2.0])
+    table = with_reference(pd.DataFrame(own + [row for size in (*speeds, 128) for row in tie(size)]))
+    assert magic_sizes(table.iloc[: len(own)]) == [48, 64]
+
+
 def test_quantisation_is_told_with_its_gains_and_times(tmp_path):
     write_tables(tmp_path)
     text = draw("plot_quantization", tmp_path, tmp_path / "figure.svg")
@@ -139,15 +173,18 @@ def test_only_the_best_layout_is_kept(tmp_path):
     assert len(rows[rows["engine"] == "tvm"]) == 4 * 2 * 2 * 3
 
 
-def test_layout_is_chosen_over_all_rounds():
-    # One lucky round of the second layout does not make it the best one.
-    speeds = {"1x2": [100, 100, 100], "2x1": [190, 90, 90]}
+def test_the_layout_that_was_kept_is_shown():
+    # The first round chose 2x1; that its later rounds were slower than the other's only one changes nothing.
+    speeds = {"1x2": [1.0], "2x1": [1.1, 0.9, 0.9]}
     case = {"engine": "e", "network": "n", "precision": "fp32", "batch_size": 64, "cores": "all", "status": "ok"}
     rows = [
-        case | {"layout": layout, "round": number, "throughput_words_per_s": float(speed)}
+        case | {"layout": layout, "round": number, "ratio": speed}
         for layout, values in speeds.items()
         for number, speed in enumerate(values, start=1)
     ]
+    assert set(best_layouts(pd.DataFrame(rows))["layout"]) == {"2x1"}
+    # The reference was measured in every round in two layouts; the faster one is shown.
+    rows += [case | {"layout": "1x2", "round": number, "ratio": 1.0} for number in (2, 3)]
     assert set(best_layouts(pd.DataFrame(rows))["layout"]) == {"1x2"}
 
 

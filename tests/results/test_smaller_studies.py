@@ -13,7 +13,10 @@ from constructed_tables import write_tables
 import check_claims
 from sparsemark.results.claims import CLAIMS, UNDECIDED
 
-PROGRAMS = {**test_plots.OPTIONS, **test_pages.OPTIONS}
+#: All but what Snakemake's records of jobs are told by, whatever the study.
+PROGRAMS = {
+    name: inputs for name, inputs in (test_plots.OPTIONS | test_pages.OPTIONS).items() if "metadata" not in inputs
+}
 ROOT = Path(__file__).parents[2]
 CSV_TABLES = ("benchmarks", "networks", "accuracies", "ablation", "profile")
 

@@ -19,9 +19,25 @@ def test_cases_are_the_union_of_the_sweeps_without_repetition():
         ],
     }
     found = study.cases(config)
-    assert len(found) == len(set(found)) == 2 * 2 + 2 * 2 - 1
+    # One more: on all cores, the openvino cases take turns with a reference that no sweep names.
+    assert len(found) == len(set(found)) == 2 * 2 + 2 * 2 - 1 + 1
+    assert study.Case("dense", "fp32", "onnxruntime", 64, "all") in found
     assert study.Case("pruned", "fp32", "openvino", 64, "all") in found
     assert not any(case.network == "pruned" and case.engine == "onnxruntime" for case in found)
+
+
+def test_the_reference_and_the_base_are_in_every_study():
+    config = {
+        "networks": {"small": {"sparsity": 0.5}, "whole": {}},
+        "engines": ["openvino"],
+        "benchmarks": [{"networks": ["small"], "precisions": ["int8"], "batch_sizes": [8], "cores": ["all"]}],
+    }
+    assert study.cases(config) == [
+        study.Case("small", "int8", "openvino", 8, "all"),
+        study.Case("whole", "fp32", "onnxruntime", 8, "all"),
+        study.Case("whole", "fp32", "onnxruntime", 64, "1"),
+    ]
+    assert study.engines(config) == ["openvino", "onnxruntime"]
 
 
 def test_a_network_that_starts_from_another_is_pruned():

@@ -160,19 +160,31 @@ def test_every_case_and_round_is_a_row(study):
     config = yaml.safe_load((study / "results/config.yaml").read_text())
     found = rows(study / "results/benchmarks.csv")
     cases = {
-        (network, engine, precision, str(batch_size), str(cores), str(number))
+        (network, engine, precision, str(batch_size), str(cores))
         for sweep in config["benchmarks"]
         for network in sweep.get("networks", config["networks"])
         for engine in sweep.get("engines", config["engines"])
         for precision in sweep["precisions"]
         for batch_size in sweep["batch_sizes"]
         for cores in sweep["cores"]
-        for number in range(1, config["measuring"]["rounds"] + 1)
     }
-    keys = ("network", "engine", "precision", "batch_size", "cores", "round")
-    assert {tuple(row[key] for key in keys) for row in found} == cases
-    assert all(row["status"] == "ok" or row["reason"] for row in found)
-    assert all(float(row["throughput_words_per_s"]) > 0 for row in found if row["status"] == "ok")
+    # The base, which ties the references to each other.
+    cases.add(("dense", "onnxruntime", "fp32", "64", "1"))
+    rounds = {}
+    for row in found:
+        case = tuple(row[key] for key in ("network", "engine", "precision", "batch_size", "cores"))
+        rounds.setdefault(case, []).append(int(row["round"]))
+        assert row["status"] == "ok" or row["reason"]
+        assert row["status"] != "ok" or float(row["throughput_words_per_s"]) > 0
+    assert set(rounds) == cases
+    ok = {row["engine"] for row in found if row["status"] == "ok"}
+    assert all(sorted(numbers) == [1, 2] for case, numbers in rounds.items() if case[1] in ok and case[2] == "fp32")
+
+
+def test_the_reference_is_measured_against_itself_and_the_base(study):
+    own = [row for row in rows(study / "results/benchmarks.csv") if row["is_reference"] == "True"]
+    assert {row["batch_size"] for row in own} == {"1", "2", "64"}
+    assert {row["batch_size"] for row in own if row["base_ratio"]} == {"1", "2"}
 
 
 def test_networks_csv_has_every_network_and_seed(study):
@@ -189,21 +201,12 @@ def test_networks_csv_has_every_network_and_seed(study):
 
 def test_benchmarks_never_overlap(study):
     spans = []
-    for path in (study / "results/benchmark").rglob("round*.json"):
+    for path in (study / "results/benchmark").rglob("*.json"):
         record = json.loads(path.read_text())
         spans.append((record["started_at"], record["ended_at"]))
     assert len(spans) > 1
     spans.sort()
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
-
-
-def test_rounds_run_one_after_the_other(study):
-    config = yaml.safe_load((study / "results/config.yaml").read_text())
-    assert config["measuring"]["rounds"] > 1
-    started = {}
-    for path in (study / "results/benchmark").rglob("round*.json"):
-        started.setdefault(path.stem, []).append(json.loads(path.read_text())["started_at"])
-    assert max(started["round1"]) < min(started["round2"])
 
 
 def test_the_report_opens_without_a_network(study):
@@ -303,9 +306,17 @@ def test_a_new_batch_size_measures_only_the_new_cases(without_environments, tmp_
     changed = overlay(tmp_path, benchmarks=[sweep, *config["benchmarks"][1:]])
     jobs = planned(study, checkout=moved, configfile=changed)
     new = len(sweep["precisions"]) * len(sweep["cores"]) * len(sweep.get("engines", config["engines"]))
-    new *= len(sweep["networks"]) * config["measuring"]["rounds"]
-    assert jobs["benchmark"] == new
+    assert jobs["benchmark"] == new * len(sweep["networks"])
     assert not {"train", "prune", "prepare_dataset", "evaluate"} & set(jobs)
+
+
+def test_a_new_engine_measures_only_its_cases(without_environments, tmp_path, moved):
+    config = yaml.safe_load((moved / TINY).read_text())
+    changed = overlay(tmp_path, engines=[*config["engines"], "pytorch_torchscript"])
+    jobs = planned(without_environments, checkout=moved, configfile=changed)
+    [sweep] = config["benchmarks"]
+    assert jobs["benchmark"] == len(sweep["precisions"]) * len(sweep["batch_sizes"])
+    assert not {"train", "prune", "export_onnx"} & set(jobs)
 
 
 def test_a_new_seed_trains_only_new_networks(study, tmp_path, checkout):

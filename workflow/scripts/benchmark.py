@@ -1,27 +1,33 @@
-"""Measure one case: an engine on a model, at one batch size, on one core or on the whole processor.
+"""Measure one case in turns with the reference: ONNX Runtime, FP32, the dense network, same batch size and cores.
 
-Writes one JSON file with a row for every layout that was tried, whatever became of it: a case that cannot run, crashes,
-hangs, fills the memory or computes something else has a row with that status and its reason, and no speed. Only wrong
-input of this program itself is an error.
+Writes one JSON file with a row for every round and layout that was tried, whatever became of it: a case that cannot
+run, crashes, hangs, fills the memory or computes something else has a row with that status and its reason, and no
+speed. Only wrong input of this program itself is an error.
 
-Every layout runs in fresh processes, each pinned to its cores, one case at a time on the machine (a lock guards that).
+A round is a fresh pair of processes, pinned to the same cores, which take short turns; whoever has no turn is stopped.
+The first round tries every layout, the others keep the fastest. One case at a time is measured on the machine (a lock
+guards that).
 """
 
 import argparse
 import json
+import math
 import os
-import subprocess
+import random
+import statistics
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from sparsemark.files import InputError, atomic_path, exclusive_lock, run_program
+from sparsemark.measuring import reference
 from sparsemark.measuring.case import case_arguments, case_record, case_request, model_sha256, obstacle, positive
-from sparsemark.measuring.engine_process import run_instances
+from sparsemark.measuring.engine_process import Ended, Group
 from sparsemark.measuring.machine import (
     changes,
     doubts,
@@ -32,26 +38,39 @@ from sparsemark.measuring.machine import (
     read_counters,
 )
 from sparsemark.measuring.topology import Layout, plan_layouts, read_cpus
+from sparsemark.measuring.turns import (
+    REFERENCE,
+    Contestant,
+    Cycle,
+    enter,
+    is_narrow,
+    log_ratios,
+    percentiles,
+    span_of_median,
+    speed,
+    take_turns,
+)
 
-#: Percentile: the smallest sample that supports it, as MLPerf's load generator has it.
-PERCENTILE_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
-REFERENCE_COMPUTATION = Path(__file__).with_name("reference_computation.py")
+#: The names of the groups that take turns, beside REFERENCE.
+CASE, BASE = "case", "base"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How long a case is measured. The timed calls go on until both the time and the number of calls are reached."""
+    """How a case is measured; the keys of `measuring` in the configuration."""
 
+    rounds: int = 3
+    turn_s: float = 0.05
+    precision: float = 0.02
+    budget_s: float = 2.0
     warmup_s: float = 0.5
     warmup_samples: int = 5
-    min_time_s: float = 2.0
-    min_samples: int = 30
     timeout_s: float = 300.0
     memory_limit_gib: float | None = None
 
     @classmethod
     def from_json(cls, text: str) -> "Measure":
-        """Read it from a JSON object; keys that are missing keep their defaults, `rounds` is the workflow's affair.
+        """Read it from a JSON object; keys that are missing keep their defaults.
 
         Raises:
             InputError: not an object, an unknown key, or a value that is not a positive number.
@@ -64,14 +83,23 @@ class Measure:
         if not isinstance(values, dict):
             raise InputError(f"--measure: expected a JSON object, got {text}")
         for key, value in values.items():
-            if key == "rounds":
-                continue
             if key not in names:
                 raise InputError(f"--measure: unknown key {key!r} (expected some of {', '.join(names)})")
-            lowest = 0 if key.startswith("warmup") else 1 if key == "min_samples" else 1e-9
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < lowest:
+            whole = key in ("rounds", "warmup_samples")
+            lowest = 1 if whole else 0 if key == "warmup_s" else 1e-9
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value < lowest:
                 raise InputError(f"--measure: {key}: expected a number of at least {lowest:g}, got {value!r}")
-        return cls(**{key: value for key, value in values.items() if key != "rounds"})
+        return cls(**values)
+
+    @property
+    def memory_gib(self) -> float:
+        """What one process may allocate: the limit that was set, or nearly all the memory there is.
+
+        Beyond that the kernel would end some process, and not always the greedy one.
+        """
+        if self.memory_limit_gib is not None:
+            return self.memory_limit_gib
+        return 0.9 * memory_bytes() / 2**30
 
 
 @contextmanager
@@ -87,116 +115,190 @@ def alone_on_the_machine() -> Iterator[None]:
         yield
 
 
-def reference_gflops(cpu: int) -> float:
-    """Return the speed of the reference computation on `cpu`, which shows how the machine drifts."""
-    command = [sys.executable, str(REFERENCE_COMPUTATION), str(cpu)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+def reference_layout(layouts: Sequence[Layout]) -> Layout:
+    """Return the layout of the reference: one thread on each core. No thread of it waits for another."""
+    cores = len(layouts[0].cpu_sets[0])
+    return next(layout for layout in layouts if (layout.instances, layout.threads) == (cores, 1))
 
 
-def memory_limit_gib(measure: Measure) -> float:
-    """Return what one process may allocate: the limit that was set, or nearly all the memory there is.
+class Case:
+    """A case and the reference that it takes turns with, as the command line names them."""
 
-    Beyond that the kernel would end some process, and not always the greedy one.
-    """
-    if measure.memory_limit_gib is not None:
-        return measure.memory_limit_gib
-    return 0.9 * memory_bytes() / 2**30
+    def __init__(self, options: argparse.Namespace, measure: Measure, machine: dict[str, object]) -> None:
+        self.options = options
+        self.measure = measure
+        self.request = case_request(options, "benchmark")
+        self.title = f"{options.engine} {options.network} {options.precision} {options.batch_size} {options.cores}"
+        self.machine = machine
+        cpus = read_cpus()
+        limits = [limit for limit in (machine["cpu_quota"], options.max_cores) if limit is not None]
+        self.layouts = plan_layouts(cpus, options.cores, min(limits, default=None))
+        self.reference_layout = reference_layout(self.layouts)
+        [self.base_layout] = plan_layouts(cpus, "1")
+        what = (options.engine, options.precision, options.model)
+        self.is_reference = what == (reference.ENGINE, reference.PRECISION, options.reference_model)
+        self.is_base = self.is_reference and (options.batch_size, options.cores) == reference.BASE
+
+    def start(self, layout: Layout) -> Group:
+        """Start the case's own processes."""
+        return self._start(self.options.python, self.request, layout, "")
+
+    def start_beside(self) -> Iterator[tuple[str, Group, int]]:
+        """Start what the case takes turns with, one after the other: (name, group, batch size)."""
+        options = self.options
+        shared = {"engine": reference.ENGINE, "precision": reference.PRECISION, "logits": str(options.reference_logits)}
+        # A network from a file has samples of its own.
+        shared["features"] = str(options.reference_features or options.features)
+        request = {**self.request, **shared, "model": str(options.reference_model)}
+        yield (
+            REFERENCE,
+            self._start(options.reference_python, request, self.reference_layout, "the reference: "),
+            options.batch_size,
+        )
+        if self.is_reference and not self.is_base:
+            batch_size, _ = reference.BASE
+            request = {**request, "model": str(options.base_model), "batch_size": batch_size}
+            yield BASE, self._start(options.reference_python, request, self.base_layout, "the base: "), batch_size
+
+    def _start(self, python: Path, request: dict, layout: Layout, role: str) -> Group:
+        return Group(
+            python,
+            request,
+            layout.cpu_sets,
+            role=role,
+            timeout_s=self.measure.timeout_s,
+            cache=self.options.cache,
+            memory_gib=self.measure.memory_gib,
+        )
+
+    def enter(self, group: Group, batch_size: int) -> Contestant:
+        measure = self.measure
+        return enter(group, batch_size, measure.turn_s, measure.warmup_s, measure.warmup_samples)
 
 
-def percentiles(times: Sequence[float]) -> dict[str, float]:
-    """Return those percentiles of `times` (nearest rank) that their number supports, as {"p50": ...}."""
-    ordered = sorted(times)
-    return {
-        f"p{percent}": ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
-        for percent, needed in PERCENTILE_SAMPLES.items()
-        if len(ordered) >= needed
-    }
-
-
-def summarise(results: Sequence[dict], batch_size: int) -> dict[str, object]:
-    """Return throughput and latencies of the window in which all instances made timed calls.
-
-    A call that lies partly in the window counts with that part towards the throughput; latencies are those of the
-    calls that end in it. One instance alone has the whole of its calls as the window.
-
-    Args:
-        results: per instance `begin_ns` and `times_ns`, calls that follow each other without a gap.
-
-    Raises:
-        ValueError: no call lies in the window.
-    """
-    spans = [(result["begin_ns"], result["begin_ns"] + sum(result["times_ns"])) for result in results]
-    begin, end = max(first for first, _ in spans), min(last for _, last in spans)
-    calls, latencies = 0.0, []
-    for result in results:
-        stop = result["begin_ns"]
-        for duration in result["times_ns"]:
-            start, stop = stop, stop + duration
-            overlap = min(stop, end) - max(start, begin)
-            if overlap > 0:
-                calls += overlap / duration
-                if stop <= end:
-                    latencies.append(duration)
-    if not latencies:
-        raise ValueError("the instances' timed calls do not overlap")
-    summary: dict[str, object] = {
-        "throughput_words_per_s": calls * batch_size / (end - begin) * 1e9,
-        "window_s": (end - begin) / 1e9,
+def ratios_of(cycles: Sequence[Cycle], precision: float) -> dict[str, object]:
+    """Return what the turns of a round say of the case's speed, and the latencies of its calls."""
+    logs = log_ratios(cycles, CASE)
+    turns = [cycle[CASE] for cycle in cycles]
+    latencies = [latency for turn in turns for latency in turn.latencies_ns]
+    found: dict[str, object] = {
+        "ratio": math.exp(statistics.median(logs)),
+        "turns": len(cycles),
+        "noisy": not is_narrow(logs, precision),
+        "measured_words_per_s": speed(cycles, CASE),
+        "reference_words_per_s": speed(cycles, REFERENCE),
+        "window_s": sum(turn.window_s for turn in turns),
         "samples": len(latencies),
     }
+    if span := span_of_median(logs):
+        found["ratio_low"], found["ratio_high"] = map(math.exp, span)
+    if BASE in cycles[0]:
+        links = [cycle[REFERENCE].words_per_s / cycle[BASE].words_per_s for cycle in cycles]
+        found["base_ratio"] = statistics.median(links)
     for name, value in percentiles(latencies).items():
-        summary[f"latency_ms_{name}"] = value / 1e6
-    return summary
+        found[f"latency_ms_{name}"] = value / 1e6
+    return found
 
 
-def measure_layout(
-    python: Path, request: dict, layout: Layout, measure: Measure, cache: Path
-) -> tuple[dict[str, object], list[dict]]:
-    """Measure one layout; return its row and the raw times of its instances."""
+def what_ran(results: Sequence[dict]) -> dict[str, object]:
+    """Return what the instances of a group tell at their end: costs of starting, threads, settings, parity."""
+    slowest = {key: max(result[key] for result in results) for key in ("import_s", "load_s", "first_inference_ms")}
+    # Whether the kernel tells the clock is a matter of the machine, not of the instance.
+    clock = {
+        key: min((result[key] for result in results if result[key] is not None), default=None)
+        for key in ("frequency_begin_mhz", "frequency_end_mhz")
+    }
+    return {
+        **slowest,
+        **clock,
+        "warmup_calls": min(result["warmup_calls"] for result in results),
+        "peak_memory_mib": round(sum(result["peak_memory_mib"] for result in results), 1),
+        "busy_threads": sum(result["busy_threads"] for result in results),
+        "parity": results[0]["parity"],
+        "execution": results[0]["execution"],
+    }
+
+
+def measure_layout(case: Case, layout: Layout, beside: dict[str, Contestant], number: int) -> tuple[dict, dict]:
+    """Measure one layout in a round, in turns with `beside`; return its row and its raw times."""
+    seed = zlib.crc32(f"{case.title} {layout.name} {number}".encode())
     row: dict[str, object] = {
+        "round": number,
         "layout": layout.name,
         "instances": layout.instances,
         "threads": layout.threads,
         "cpus": [list(cpus) for cpus in layout.cpu_sets],
         "core_class": layout.core_class,
-        "reference_gflops": reference_gflops(layout.cpu_sets[0][0]),
+        "is_reference": case.is_reference and layout == case.reference_layout,
+        "order_seed": seed,
         **machine_state(layout.cpu_sets[0][0]),
     }
-    cpus = [number for cpu_set in layout.cpu_sets for number in cpu_set]
-    before = read_counters(cpus)
-    outcome = run_instances(
-        python,
-        request,
-        layout.cpu_sets,
-        timeout_s=measure.timeout_s,
-        cache=cache,
-        memory_gib=memory_limit_gib(measure),
-    )
-    row.update(changes(before, read_counters(cpus)))
-    row["status"], row["reason"] = outcome.status, outcome.reason
-    if outcome.status != "ok":
-        return row, []
+    measure = case.measure
     try:
-        row.update(summarise(outcome.results, request["batch_size"]))
+        with case.start(layout) as group:
+            contestants = {CASE: case.enter(group, case.options.batch_size), **beside}
+            begin = time.monotonic()
+            cycles = take_turns(
+                contestants, CASE, random.Random(seed), precision=measure.precision, budget_s=measure.budget_s
+            )
+            row["turns_s"] = round(time.monotonic() - begin, 3)
+            row.update(what_ran(group.finish()))
+    except Ended as ended:
+        return {**row, **asdict(ended.outcome)}, {}
     except ValueError as error:
-        row.update(status="failed", reason=str(error))
-        return row, []
-    first = outcome.results[0]
-    for key in ("import_s", "load_s", "first_inference_ms"):
-        row[key] = max(result[key] for result in outcome.results)
-    row["warmup_calls"] = min(result["warmup_calls"] for result in outcome.results)
-    row["peak_memory_mib"] = round(sum(result["peak_memory_mib"] for result in outcome.results), 1)
-    row["busy_threads"] = sum(result["busy_threads"] for result in outcome.results)
-    for key in ("frequency_begin_mhz", "frequency_end_mhz"):
-        # Whether the kernel tells is a matter of the machine, not of the instance.
-        row[key] = min((result[key] for result in outcome.results if result[key] is not None), default=None)
-    row["parity"] = first["parity"]
-    row["execution"] = first["execution"]
-    raw = [{key: result[key] for key in ("begin_ns", "times_ns", "cpu_s")} for result in outcome.results]
-    return row, raw
+        return {**row, "status": "failed", "reason": str(error)}, {}
+    row.update(status="ok", reason="", **ratios_of(cycles, measure.precision))
+    return row, {
+        "round": number,
+        "layout": layout.name,
+        "turns": [cycle[CASE].raw for cycle in cycles],
+        "words_per_s": {name: [cycle[name].words_per_s for cycle in cycles] for name in contestants},
+    }
 
 
-def write_compact(path: Path, value: object) -> None:
+def measure_round(case: Case, layouts: Sequence[Layout], number: int) -> list[tuple[dict, dict]]:
+    """Measure `layouts` in turns with one fresh reference; return (row, raw times) of each."""
+    cpus = sorted({number for layout in layouts for cpu_set in layout.cpu_sets for number in cpu_set})
+    before = read_counters(cpus)
+    with ExitStack() as stack:
+        beside, found = {}, []
+        try:
+            for name, group, batch_size in case.start_beside():
+                stack.enter_context(group)
+                beside[name] = case.enter(group, batch_size)
+        except Ended as ended:
+            row = {"round": number, "layout": "", **machine_state(0), **asdict(ended.outcome)}
+            found = [(row, {})]
+        else:
+            found = [measure_layout(case, layout, beside, number) for layout in layouts]
+    happened = changes(before, read_counters(cpus))
+    for row, _ in found:
+        row.update(happened)
+        row["doubts"] = "; ".join(doubts(case.machine, row))
+        told = f"{row['ratio']:.3f} of the reference, {row['turns']} turns" if row["status"] == "ok" else row["reason"]
+        print(f"{case.title}, round {number}, {row['layout']}: {row['status']}, {told}", file=sys.stderr)
+    return found
+
+
+def measure_case(case: Case) -> tuple[list[dict], list[dict]]:
+    """Measure every round of a case; return its rows and their raw times.
+
+    The first round tries all layouts, the others keep the fastest. The reference, as a case, also keeps its own layout,
+    in which it meets itself. A case whose first round fails is not tried again.
+    """
+    found = measure_round(case, case.layouts, 1)
+    speeds = {row["layout"]: row["ratio"] for row, _ in found if row["status"] == "ok"}
+    if speeds:
+        kept = {max(speeds, key=speeds.get)}
+        if case.is_reference:
+            kept.add(case.reference_layout.name)
+        layouts = [layout for layout in case.layouts if layout.name in kept]
+        for number in range(2, case.measure.rounds + 1):
+            found += measure_round(case, layouts, number)
+    return [row for row, _ in found], [raw for _, raw in found if raw]
+
+
+def write_compact(path: Path, value: dict) -> None:
     """Write `value` as JSON on one line per top-level key, atomically: raw times would fill a line each."""
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(entry)}" for key, entry in value.items())
     with atomic_path(path) as partial:
@@ -210,38 +312,30 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--max-cores", type=positive, metavar="N", help="hardware threads that `--cores all` may use (default: all)"
     )
-    parser.add_argument("--round", required=True, type=positive, metavar="N", help="for the row")
+    beside = parser.add_argument_group("the reference")
+    beside.add_argument("--reference-python", required=True, type=Path, help=f"interpreter that has {reference.ENGINE}")
+    beside.add_argument("--reference-model", required=True, type=Path, metavar="ONNX", help="dense, of this batch size")
+    beside.add_argument("--reference-features", type=Path, metavar="NPZ", help="its samples, if they are others")
+    beside.add_argument("--reference-logits", required=True, type=Path, metavar="NPY", help="its FP32 logits")
+    base = f"of the base's batch size, {reference.BASE[0]}; only the reference takes turns with it"
+    beside.add_argument("--base-model", required=True, type=Path, metavar="ONNX", help=base)
     defaults = json.dumps(asdict(Measure()))
     parser.add_argument("--measure", default="{}", metavar="JSON", help=f"how long; missing keys default to {defaults}")
     options = parser.parse_args(arguments)
-    measure = Measure.from_json(options.measure)
-    request = {**case_request(options, "benchmark"), "measure": asdict(measure)}
     record = machine_record()
-    case = {
-        **case_record(options),
-        "cores": options.cores,
-        "round": options.round,
-        "machine": machine_name(record),
-        "model_sha256": "",
-    }
-    rows: list[dict] = []
-    raw_times: dict[str, list] = {}
+    case = Case(options, Measure.from_json(options.measure), record)
+    description = {**case_record(options), "cores": options.cores, "machine": machine_name(record), "model_sha256": ""}
+    rows, raw_times = [], []
     with alone_on_the_machine():
         started_at = time.time()
         if outcome := obstacle(options):
-            rows.append({"layout": "", **machine_state(0), "status": outcome.status, "reason": outcome.reason})
+            rows.append({"round": 1, "layout": "", **machine_state(0), **asdict(outcome)})
         else:
-            case["model_sha256"] = model_sha256(options.model)
-            limits = [limit for limit in (record["cpu_quota"], options.max_cores) if limit is not None]
-            for layout in plan_layouts(read_cpus(), options.cores, min(limits, default=None)):
-                row, raw_times[layout.name] = measure_layout(options.python, request, layout, measure, options.cache)
-                row["doubts"] = "; ".join(doubts(record, row))
-                rows.append(row)
-                speed = f"{row['throughput_words_per_s']:,.0f} words/s" if row["status"] == "ok" else row["reason"]
-                print(f"{options.engine} {layout.name}: {row['status']}, {speed}", file=sys.stderr)
+            description["model_sha256"] = model_sha256(options.model)
+            rows, raw_times = measure_case(case)
     result = {
-        "case": case,
-        "measure": asdict(measure),
+        "case": description,
+        "measure": asdict(case.measure),
         "machine": record,
         "started_at": started_at,
         "ended_at": time.time(),

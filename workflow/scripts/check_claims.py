@@ -1,8 +1,8 @@
 """Hold what the reproduced study says against what was measured here: a row per claim, with a verdict and its reason.
 
 A verdict rests on an interval. A claim is confirmed if the whole interval lies where the claim puts it, refuted if the
-whole interval lies elsewhere. Everything between, everything that was not measured, and everything about a machine that
-this one is not, is not measurable here, and the row says why.
+whole interval lies elsewhere, and cannot be told if it lies on both sides of the limit. What was not measured, and what
+is said of a machine that this one is not, is not measurable here. The row says why.
 """
 
 import csv

@@ -4,8 +4,8 @@ It runs in the engine's own environment. The parent writes one request (JSON) to
 JSON object a line, from standard output; what the engine prints goes to standard error. Two modes:
 
 - `evaluate`: run the whole test set and compare with the labels and with the reference.
-- `benchmark`: load, check parity, say `ready`, wait for the line `go` (so that several instances start together), warm
-  up, and make timed calls.
+- `benchmark`: load, check parity, and answer that it is ready; then obey one command (JSON) a line and answer each:
+  `warm_up`, any number of `turn`, and `end`. Between turns the parent stops this process.
 """
 
 import gc
@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
@@ -133,10 +133,9 @@ def check_parity(logits: np.ndarray, reference: np.ndarray, precision: str, labe
     return figures
 
 
-def warm_up(run: Callable, batches: Iterable, seconds: float, calls: int, clock: Callable = time.monotonic_ns) -> int:
+def warm_up(run: Callable, inputs: Iterator, seconds: float, calls: int, clock: Callable = time.monotonic_ns) -> int:
     """Call `run` for both `seconds` and `calls`; return how many calls it took."""
     end, done = clock() + int(seconds * 1e9), 0
-    inputs = itertools.cycle(batches)
     while done < calls or clock() < end:
         run(next(inputs))
         done += 1
@@ -144,21 +143,24 @@ def warm_up(run: Callable, batches: Iterable, seconds: float, calls: int, clock:
 
 
 def timed_calls(
-    run: Callable, batches: Iterable, seconds: float, calls: int, clock: Callable = time.monotonic_ns
+    run: Callable, inputs: Iterator, begin_ns: int, end_ns: int, clock: Callable = time.monotonic_ns
 ) -> tuple[int, list[int]]:
-    """Call `run` on one batch after the other until both `seconds` and `calls` are reached.
+    """Call `run` on one input after the other: untimed until the clock reaches `begin_ns`, then timed until `end_ns`.
 
-    One reading of the clock ends a call and begins the next, so the times add up to the time that passed, and the
-    loop's own 0.2 µs are part of them.
+    The untimed calls, one at least, bring back what the other's turn has driven out of the caches; of the timed calls
+    there is one at least as well. One reading of the clock ends a call and begins the next, so the times add up to the
+    time that passed, and the loop's own 0.2 µs are part of them.
 
     Returns:
-        The clock at the first call (ns) and the time of each call in order (ns). The clock is the machine's
-        monotonic one, the same for every process.
+        The clock at the first timed call (ns) and the time of each in order (ns). The clock is the machine's monotonic
+        one, the same for every process.
     """
-    inputs, times = itertools.cycle(batches), []
+    run(next(inputs))
+    while clock() < begin_ns:
+        run(next(inputs))
+    times: list[int] = []
     begin = stamp = clock()
-    end = begin + int(seconds * 1e9)
-    while stamp < end or len(times) < calls:
+    while stamp < end_ns or not times:
         run(next(inputs))
         now = clock()
         times.append(now - stamp)
@@ -205,16 +207,15 @@ class Worker:
         print(json.dumps(event, separators=(",", ":")), file=self.events, flush=True)
 
     def read_inputs(self) -> None:
-        """Read test clips and labels, and the FP32 reference."""
+        """Read test clips and labels, and the FP32 logits that parity is checked against."""
         with np.load(self.request["features"]) as features:
             self.x = np.asarray(features["x"], np.float32)
             # A network from a file may have samples without labels.
             self.y = features["y"] if "y" in features.files else None
-        self.reference = np.load(self.request["reference"])
+        self.reference = np.load(self.request["logits"])
         if len(self.reference) != len(self.x):
             raise ValueError(
-                f"{self.request['reference']} holds {len(self.reference)} clips, "
-                f"{self.request['features']} {len(self.x)}"
+                f"{self.request['logits']} holds {len(self.reference)} clips, {self.request['features']} {len(self.x)}"
             )
 
     def load(self) -> dict[str, float]:
@@ -259,40 +260,44 @@ class Worker:
         }
 
     def benchmark(self) -> dict[str, object]:
-        measure = self.request["measure"]
         result: dict[str, object] = self.load()
         self.send(step="the parity check")
         clips = min(PARITY_CLIPS, len(self.x))
         result["parity"] = check_parity(
             self.infer(clips), self.reference[:clips], self.request["precision"], self.y is not None
         )
-        batches = list(timing_batches(self.x, self.request["batch_size"]))
+        inputs = itertools.cycle(list(timing_batches(self.x, self.request["batch_size"])))
         del self.x
-        self.send(step="waiting for the other instances", ready=True)
-        if self.commands.readline() != "go\n":
-            sys.exit("the parent is gone")
-        self.send(step="timed calls")
         gc.collect()
         gc.disable()
-        result["warmup_calls"] = warm_up(self.engine.run, batches, measure["warmup_s"], measure["warmup_samples"])
-        cpus = os.sched_getaffinity(0)
-        threads_before, cpu_before, frequency_before = thread_seconds(), time.process_time(), frequency_mhz(cpus)
-        begin, times = timed_calls(self.engine.run, batches, measure["min_time_s"], measure["min_samples"])
-        frequency_after = frequency_mhz(cpus)
-        cpu_seconds, threads_after = time.process_time() - cpu_before, thread_seconds()
+        run, cpus, clocks = self.engine.run, os.sched_getaffinity(0), []
+        threads_before = thread_seconds()
+        self.send(step="timed calls", answer={})
+        for line in self.commands:
+            match json.loads(line):
+                case {"warm_up": [least_s, calls]}:
+                    begin = time.monotonic_ns()
+                    result["warmup_calls"] = warm_up(run, inputs, least_s, calls)
+                    call_ns = (time.monotonic_ns() - begin) // result["warmup_calls"]
+                    threads_before = thread_seconds()
+                    clocks.append(frequency_mhz(cpus))
+                    self.send(answer={"call_ns": call_ns})
+                case {"turn": [begin_ns, end_ns]}:
+                    cpu_before = time.process_time()
+                    begin, times = timed_calls(run, inputs, begin_ns, end_ns)
+                    cpu_s = round(time.process_time() - cpu_before, 6)
+                    clocks.append(frequency_mhz(cpus))
+                    self.send(answer={"begin_ns": begin, "times_ns": times, "cpu_s": cpu_s})
+                case {"end": _}:
+                    break
+        else:
+            sys.exit("the parent is gone")
         gc.enable()
+        result["busy_threads"] = busy_threads(threads_before, thread_seconds())
+        if clocks:
+            result["frequency_begin_mhz"], result["frequency_end_mhz"] = clocks[0], clocks[-1]
         self.send(step="reading the settings back")
-        return {
-            **result,
-            "begin_ns": begin,
-            "times_ns": times,
-            "cpu_s": round(cpu_seconds, 3),
-            "busy_threads": busy_threads(threads_before, threads_after),
-            "frequency_begin_mhz": frequency_before,
-            "frequency_end_mhz": frequency_after,
-            "peak_memory_mib": peak_memory_mib(),
-            "execution": asdict(self.engine.execution()),
-        }
+        return {**result, "peak_memory_mib": peak_memory_mib(), "execution": asdict(self.engine.execution())}
 
     def work(self) -> None:
         """Carry out the request; its end, good or bad, is the last event."""

@@ -5,18 +5,23 @@ cannot run has a status and a reason instead of an accuracy.
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from sparsemark.files import run_program, write_json
 from sparsemark.measuring.case import case_arguments, case_record, case_request, model_sha256, obstacle
-from sparsemark.measuring.engine_process import run_instances
+from sparsemark.measuring.engine_process import Ended, Group
+from sparsemark.measuring.outcome import Outcome
 
 
 def evaluate(python: Path, request: dict, timeout_s: float, cache: Path) -> dict[str, object]:
     """Run the worker over the test set; return the result's fields behind those that name the case."""
-    outcome = run_instances(python, {**request, "threads": 1}, [None], timeout_s=timeout_s, cache=cache)
-    record: dict[str, object] = {"status": outcome.status, "reason": outcome.reason}
-    return record | (outcome.results[0] if outcome.status == "ok" else {})
+    try:
+        with Group(python, {**request, "threads": 1}, [None], timeout_s=timeout_s, cache=cache) as group:
+            [result] = group.results()
+    except Ended as ended:
+        return asdict(ended.outcome)
+    return {**asdict(Outcome("ok")), **result}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         if label.get_text() in titles:
             label.set_fontweight("bold")
     heading(figure, "What quantisation gains, by what is quantised")
-    note = "Behind each value: throughput, and accuracy on the test set. Whiskers: range over rounds."
+    note = "Behind each value: throughput, and accuracy on the test set. Whiskers: range over turns."
     save(figure, options.out, one_core_origin(ablation, load_benchmarks(options.benchmarks), note))
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from sparsemark.files import InputError, atomic_path, run_program
 from sparsemark.results.claim_measures import STUDY_ENGINES
-from sparsemark.results.claims import COLUMNS, CONFIRMED, REFUTED, UNDECIDED
+from sparsemark.results.claims import COLUMNS, VERDICTS
 from sparsemark.results.measurements import (
     CASE,
     OURS,
@@ -23,13 +23,16 @@ from sparsemark.results.measurements import (
     load_accuracies,
     load_all_networks,
     load_benchmarks,
+    load_rounds,
     load_table,
+    percent_away,
     precision_title,
     select,
+    share_title,
     times,
     with_interval,
 )
-from sparsemark.results.ratios import fastest, ratio, throughput
+from sparsemark.results.ratios import fastest, not_told_from, ratio, resolution, self_ratios, throughput
 from sparsemark.results.sparse_gains import accuracy, best_gains, best_sparse
 
 BATCH_SIZES = (1, 64)
@@ -48,7 +51,7 @@ def ran(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
     entries = [
         f"**Machine:** {escaped(', '.join(dict.fromkeys(benchmarks['machine'])) or 'none')}.",
         f"**Data:** {escaped(data_title(networks))}.",
-        f"**Measured:** {len(cases)} cases in {benchmarks['round'].nunique()} rounds; {len(measured)} have a speed. "
+        f"**Measured:** {len(cases)} cases in turns with a reference; {len(measured)} have a speed. "
         f"Engines: {engines}.",
     ]
     known = networks.dropna(subset="accuracy")
@@ -61,17 +64,41 @@ def ran(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
     return entries
 
 
+def told_apart(rounds: pd.DataFrame) -> list[str]:
+    """Return what the reference measured against itself says of this machine, from the rows of all layouts."""
+    found = self_ratios(rounds)
+    if not found:
+        return []
+    ratios = ", ".join(
+        f"{with_interval(mean.estimate(), '{:.3f}'.format)} ({share_title(*share)})" for share, mean in found.items()
+    )
+    entry = f"**What can be told:** the reference measured against itself gave {ratios}."
+    if smallest := resolution(found.values()):
+        entry += f" Ratios nearer to 1 than {percent_away(smallest)} can't be told apart on this machine."
+    return [entry]
+
+
+def fastest_of(rows: pd.DataFrame) -> str:
+    """Return who is fastest and how fast, and who can't be told from it: "OpenVINO 30.0k [29.1k, 30.9k]"."""
+    best = fastest(rows, "engine")
+    speed = throughput(best)
+    if speed is None:
+        return ""
+    same = [engine_title(case["engine"].iloc[0]) for case in not_told_from(best, rows, "engine")]
+    told = f"{escaped(engine_title(best['engine'].iloc[0]))} {with_interval(speed)}"
+    return f"{told}, not told from {escaped(', '.join(same))}" if same else told
+
+
 def found_dense(benchmarks: pd.DataFrame, dense: str) -> list[str]:
     """Return what was found for the dense network."""
     entries = []
     for batch_size in BATCH_SIZES:
         cases = select(benchmarks, network=dense, batch_size=batch_size, cores="all")
-        parts = []
-        for precision, rows in (("FP32", select(cases, precision="fp32")), ("INT8", select(cases, precision="int8"))):
-            best = fastest(rows, "engine")
-            if speed := throughput(best):
-                engine = escaped(engine_title(best["engine"].iloc[0]))
-                parts.append(f"{engine} {with_interval(speed)} in {precision}")
+        parts = [
+            f"{told} in {precision_title(precision)}"
+            for precision in ("fp32", "int8")
+            if (told := fastest_of(select(cases, precision=precision)))
+        ]
         if parts:
             entries.append(f"**Dense, batch size {batch_size},** fastest in words/s: {'; '.join(parts)}.")
     return entries
@@ -84,11 +111,12 @@ def found_sparse(benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: p
     others = [choice for choice in gains if choice.engine in STUDY_ENGINES]
     if others:
         best = max(others, key=lambda choice: choice.estimate.value)
-        entries.append(
-            "**Sparse over dense:** of the engines that the study compared, "
-            f"{escaped(engine_title(best.engine))} gains most, {with_interval(best.estimate, times)} "
-            f"({escaped(best.network)}, {precision_title(best.precision)})."
-        )
+        gain = f"{with_interval(best.estimate, times)} ({escaped(best.network)}, {precision_title(best.precision)})"
+        engine = escaped(engine_title(best.engine))
+        gains_most = f"{engine} gains most, {gain}"
+        if not best.estimate.is_told_from_one:
+            gains_most = f"none gains what could be told from nothing; {engine} comes nearest, {gain}"
+        entries.append(f"**Sparse over dense:** of the engines that the study compared, {gains_most}.")
     speeds = [choice for choice in best_sparse(benchmarks, networks, 64, "all") if choice.estimate]
     if speeds:
         best = max(speeds, key=lambda choice: choice.estimate.value)
@@ -174,9 +202,9 @@ def missing(benchmarks: pd.DataFrame) -> list[str]:
 def found_study(benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: pd.DataFrame, claims: Path) -> list[str]:
     """Return what was found for the networks that the study trained, and how its claims fared."""
     verdicts = load_table(claims, dict.fromkeys(COLUMNS, str))["verdict"]
-    if unknown := set(verdicts) - {CONFIRMED, REFUTED, UNDECIDED}:
+    if unknown := set(verdicts) - set(VERDICTS):
         raise InputError(f"{claims}: column 'verdict': {unknown.pop()!r} is no verdict")
-    counts = ", ".join(f"{(verdicts == name).sum()} {name}" for name in (CONFIRMED, REFUTED, UNDECIDED))
+    counts = ", ".join(f"{(verdicts == name).sum()} {name}" for name in VERDICTS)
     dense = dense_network(networks)
     return [
         *found_dense(benchmarks, dense),
@@ -215,7 +243,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.claims:
         trained = select(networks, kind="trained")
         found = found_study(benchmarks, trained, load_accuracies(options.accuracies), options.claims) + found
-    text = section("What ran", ran(benchmarks, networks)) + section("What was found", found)
+    what_ran = ran(benchmarks, networks) + told_apart(load_rounds(options.benchmarks))
+    text = section("What ran", what_ran) + section("What was found", found)
     text += section("What has no speed, and why", missing(benchmarks))
     text += section("What may have held the machine back", held_back(benchmarks))
     with atomic_path(options.out) as partial:

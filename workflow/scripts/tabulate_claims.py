@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> None:
     counts = claims["verdict"].value_counts()
     note = (
         ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-        + ". A verdict needs the whole 95 % bootstrap interval on one side of the claim's limit."
+        + ". A verdict needs the whole 95 % interval on one side of the claim's limit; the interval of a largest or "
+        "smallest ratio allows for how many there are."
     )
     header = ["Claim", "Measured quantity", "Value", "Interval", "Verdict", "Why"]
     write_table(

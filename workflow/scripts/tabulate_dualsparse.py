@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
                         gain(select(all_cores, engine=OURS, network=network, precision=precision), case),
                     ]
                 )
-    note = origin(benchmarks, networks, "Each engine runs on one core, and ratios are formed within a round.")
+    note = origin(benchmarks, networks, "Each engine runs on one core.")
     write_table(options.out, "dualsparse against the other engines", note, HEADER, rows, HEADER[3:])
 
 

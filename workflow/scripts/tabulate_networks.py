@@ -70,14 +70,15 @@ def main(arguments: list[str] | None = None) -> None:
         for engine, precision in kinds:
             own = select(cases, engine=engine, precision=precision)
             gain = ratio(select(own, network=network), select(own, network=base))
-            row.append(times(gain.value) if gain else Cell("–", "quiet"))
+            told = gain and gain.is_told_from_one
+            row.append(Cell(times(gain.value) if gain else "–", "" if told else "quiet"))
         rows.append(row)
     note = (
         f"Accuracy on the test set of {data_title(networks)}; mean and range over seeds, FP32. Non-zero weights and "
         "remaining MACs count zero weights only, not zero activations. The columns of engines: throughput over that of "
         "the dense network, or of the file that a network was pruned from, at the same precision, whole processor, "
-        f"batch size {BATCH_SIZE}, median over rounds. A what-if lost its weights without any training: it tells of "
-        "speed only."
+        f"batch size {BATCH_SIZE}; grey where not told from 1. A what-if lost its weights without any training: "
+        "it tells of speed only."
     )
     write_table(options.out, "Networks", note, header, rows, [name for name in header if name not in fixed[:2]])
 

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
             else:
                 row += [Cell("–", "quiet"), Cell("–", "quiet"), Cell(why_missing(variant.to_frame().T), "bad")]
             rows.append(row)
-    note = one_core_origin(ablation, load_benchmarks(options.benchmarks), "In brackets: the range over rounds.")
+    note = one_core_origin(ablation, load_benchmarks(options.benchmarks), "In brackets: the range over turns.")
     write_table(options.out, "What is quantised, and what it gains", note, HEADER, rows, HEADER[5:])
 
 

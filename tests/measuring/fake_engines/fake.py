@@ -57,6 +57,8 @@ class Adapter(Engine):
                 x[:] = 0
             case "slow":
                 time.sleep(0.01)
+            case "slower":
+                time.sleep(0.03)
             case "crash later":
                 os.kill(os.getpid(), signal.SIGILL)
         return y

@@ -232,10 +232,10 @@ def _check_references(config: dict) -> None:
             "networks: all are sparse (expected one without sparsity, k_winners and column_gate: the gains refer to it)"
         )
     measuring = config["measuring"]
-    shortest = measuring["warmup_s"] + measuring["min_time_s"]
+    shortest = measuring["warmup_s"] + measuring["turn_s"]
     if measuring["timeout_s"] <= shortest:
         raise InputError(
-            f"measuring.timeout_s: {measuring['timeout_s']} is too small (expected more than warmup_s and min_time_s "
+            f"measuring.timeout_s: {measuring['timeout_s']} is too small (expected more than warmup_s and turn_s "
             f"together, {shortest:g})"
         )
 

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from sparsemark.engines import engine_class
+from sparsemark.measuring import reference
 from sparsemark.networks.entries import ARCHITECTURE, FILE_KEYS, chain, from_file
 from sparsemark.networks.sparsity_patterns import DEFAULT_ARCHITECTURE
 
@@ -35,8 +36,16 @@ class Case:
         return f"{self.engine}, {self.network} {self.precision}, batch {self.batch_size}, cores {self.cores}"
 
 
+def engines(config: dict) -> list[str]:
+    """Return the engines that the study measures: its own, and the reference's."""
+    return list(dict.fromkeys([*config["engines"], reference.ENGINE]))
+
+
 def cases(config: dict) -> list[Case]:
-    """Return every case of the study once, sorted."""
+    """Return every case of the study once, sorted; the reference of each batch size and share, and the base, included.
+
+    A reference is measured against itself, which tells what this machine can resolve.
+    """
     found = set()
     for entry in config["benchmarks"]:
         for network, precision, engine, batch_size, cores in product(
@@ -47,6 +56,8 @@ def cases(config: dict) -> list[Case]:
             entry["cores"],
         ):
             found.add(Case(network, precision, engine, batch_size, str(cores)))
+    for batch_size, cores in {reference.BASE, *((case.batch_size, case.cores) for case in found)}:
+        found.add(Case(dense_network(config), reference.PRECISION, reference.ENGINE, batch_size, cores))
     return sorted(found)
 
 

@@ -83,7 +83,7 @@ def case_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", type=Path, help="model for this batch size and precision; without it, `unsupported`")
     parser.add_argument("--features", required=True, type=Path, metavar="NPZ", help="test features: x, y")
-    parser.add_argument("--reference", required=True, type=Path, metavar="NPY", help="FP32 logits, in test order")
+    parser.add_argument("--logits", required=True, type=Path, metavar="NPY", help="FP32 logits, in test order")
     parser.add_argument("--network", required=True, help="for the row")
     parser.add_argument("--dataset", required=True, metavar="DATASET[-CLASS_SET]", help="for the row")
     parser.add_argument("--seed", required=True, type=int, help="for the row")
@@ -104,15 +104,15 @@ def positive(text: str) -> int:
 
 def case_request(options: argparse.Namespace, mode: str) -> dict[str, object]:
     """Return the worker's request, with its files checked to be there."""
-    for path in (options.features, options.reference):
+    for path in (options.features, options.logits):
         if not path.is_file():
-            raise InputError(f"{path}: expected a file with the test set's features or reference logits")
+            raise InputError(f"{path}: expected a file with the test set's features or FP32 logits")
     return {
         "mode": mode,
         "engine": options.engine,
         "model": str(options.model),
         "features": str(options.features),
-        "reference": str(options.reference),
+        "logits": str(options.logits),
         "precision": options.precision,
         "batch_size": options.batch_size,
     }

@@ -1,6 +1,7 @@
 """Run instances of `engine_worker.py` and learn how they ended, whatever they do. Standard library only; Linux.
 
 An engine may crash, hang, fill the memory or print anything: each becomes an `Outcome` with a status and a reason.
+Between its turns a `Group` of instances is stopped by the system, so that no thread of it spins beside another's turn.
 """
 
 import ctypes
@@ -13,10 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from sparsemark.measuring.outcome import Outcome, from_exit, timed_out
 
@@ -44,6 +44,14 @@ _SET_PARENT_DEATH_SIGNAL = 1
 _LIBC = ctypes.CDLL(None)
 
 
+class Ended(Exception):
+    """A group ended before it was told to; `outcome` says how."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
 class Instance:
     """One worker process in its own process group, pinned before it starts."""
 
@@ -54,7 +62,6 @@ class Instance:
         cpus: Sequence[int] | None,
         memory_gib: float | None,
         cache: Path,
-        log: BinaryIO,
     ) -> None:
         threads = str(request["threads"])
         environment = {key: value for key, value in os.environ.items() if key not in FOREIGN_VARIABLES}
@@ -72,20 +79,20 @@ class Instance:
                 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-        self.log = log
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - `kill` closes it
         self.process = subprocess.Popen(
             [str(python), str(WORKER)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=self.log,
             start_new_session=True,
             preexec_fn=before_start,
         )
         os.set_blocking(self.process.stdout.fileno(), False)
         self.buffer = b""
         self.step = "starting"
-        self.ready = False
+        self.answer: dict | None = None
         self.end: dict | None = None
         self.tell(json.dumps(request))
 
@@ -102,7 +109,7 @@ class Instance:
         for line in lines:
             event = json.loads(line)
             self.step = event.get("step", self.step)
-            self.ready = self.ready or event.get("ready", False)
+            self.answer = event.get("answer", self.answer)
             if "status" in event:
                 self.end = event
         return bool(chunk)
@@ -116,8 +123,7 @@ class Instance:
     def outcome(self, deadline: float) -> Outcome:
         """Return how this worker ended; it has said so or has closed its output. A timeout's reason is its step."""
         if self.end is not None:
-            status, reason = self.end["status"], self.end["reason"]
-            return Outcome(status, reason, [self.end["result"]] if status == "ok" else [])
+            return Outcome(self.end["status"], self.end["reason"])
         try:
             code = self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -132,69 +138,136 @@ class Instance:
         for stream in (self.process.stdin, self.process.stdout):
             with suppress(BrokenPipeError):
                 stream.close()
+        self.log.close()
 
 
-def run_instances(
-    python: Path,
-    request: dict,
-    cpu_sets: Sequence[Sequence[int] | None],
-    *,
-    timeout_s: float,
-    cache: Path,
-    memory_gib: float | None = None,
-) -> Outcome:
-    """Run `request` in one worker per CPU set (None: not pinned) and return how it ended.
-
-    `threads` of the request is the size of the CPU set. Workers that ask for it are told to go together, once all of
-    them are ready. The first worker that fails ends the others.
+class Group:
+    """The instances of one case that fill its share of the processor together. Leaving the context ends them.
 
     Args:
-        timeout_s: for the whole case; then every worker is killed.
-        memory_gib: what each worker may allocate.
+        cpu_sets: the CPUs of each instance; None leaves it unpinned. `threads` of the request is the size of its set.
+        role: what every reason of this group begins with, if it is not the case itself.
+        timeout_s: for starting and loading, and again for every command.
+        memory_gib: what each instance may allocate.
         cache: folder where engines keep compiled code.
     """
-    deadline = time.monotonic() + timeout_s
-    instances: list[Instance] = []
-    with ExitStack() as stack:
+
+    def __init__(
+        self,
+        python: Path,
+        request: dict,
+        cpu_sets: Sequence[Sequence[int] | None],
+        *,
+        timeout_s: float,
+        cache: Path,
+        memory_gib: float | None = None,
+        role: str = "",
+    ) -> None:
+        self.role = role
+        self.timeout_s = timeout_s
+        self.instances: list[Instance] = []
         try:
             for cpus in cpu_sets:
                 case = {**request, "threads": request["threads"] if cpus is None else len(cpus)}
-                log = stack.enter_context(tempfile.TemporaryFile())
-                instances.append(Instance(python, case, cpus, memory_gib, cache, log))
-                stack.callback(instances[-1].kill)
+                self.instances.append(Instance(python, case, cpus, memory_gib, cache))
         except (OSError, subprocess.SubprocessError) as error:
-            return Outcome("failed", f"{python} cannot be started: {error}")
-        outcome = _wait(instances, deadline)
-        if outcome.status == "timeout":
-            outcome = timed_out(outcome.reason, timeout_s)
-        if outcome.status != "ok":
-            for instance in instances:
+            self.kill()
+            raise Ended(Outcome("failed", f"{role}{python} cannot be started: {error}")) from error
+
+    def __enter__(self) -> "Group":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        for instance in self.instances:
+            instance.kill()
+
+    def answers(self) -> list[dict]:
+        """Wait until every instance has answered, and return the answers.
+
+        Raises:
+            Ended: one of them ended, or has not answered in time.
+        """
+        self._wait(lambda instance: instance.answer is not None)
+        found = [instance.answer for instance in self.instances]
+        for instance in self.instances:
+            instance.answer = None
+        return found
+
+    def ask(self, **command: object) -> list[dict]:
+        """Send a command to every instance and return their `answers`."""
+        for instance in self.instances:
+            instance.tell(json.dumps(command))
+        return self.answers()
+
+    def finish(self) -> list[dict]:
+        """Tell every instance, stopped or not, to end, and return the `results`."""
+        self.resume()
+        for instance in self.instances:
+            instance.tell(json.dumps({"end": True}))
+        return self.results()
+
+    def results(self) -> list[dict]:
+        """Wait until every instance has done its work, and return the results.
+
+        Raises:
+            Ended: one of them ended otherwise.
+        """
+        self._wait(lambda instance: instance.end is not None)
+        return [instance.end["result"] for instance in self.instances]
+
+    def pause(self) -> None:
+        """Stop every thread of every instance, and wait until they stand still."""
+        for instance in self.instances:
+            self._signal(instance, signal.SIGSTOP)
+        for instance in self.instances:
+            # Without WNOWAIT the end of a process would be taken from `subprocess`, which may have it already.
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, instance.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        """Let every thread go on."""
+        for instance in self.instances:
+            self._signal(instance, signal.SIGCONT)
+
+    @staticmethod
+    def _signal(instance: Instance, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(instance.process.pid, number)
+
+    def _wait(self, done: Callable[[Instance], bool]) -> None:
+        deadline = time.monotonic() + self.timeout_s
+        try:
+            self._read_until(done, deadline)
+        except Ended as ended:
+            if ended.outcome.status == "timeout":
+                ended.outcome = timed_out(ended.outcome.reason, self.timeout_s)
+            ended.outcome.reason = self.role + ended.outcome.reason
+            for instance in self.instances:
                 sys.stderr.write(instance.log_text()[-4000:])
-        return outcome
+            raise
 
-
-def _wait(instances: list[Instance], deadline: float) -> Outcome:
-    going = False
-    with selectors.DefaultSelector() as selector:
-        for instance in instances:
-            selector.register(instance.process.stdout, selectors.EVENT_READ, instance)
-        while selector.get_map():
-            events = selector.select(max(0.0, deadline - time.monotonic()))
-            if not events:
-                steps = sorted({key.data.step for key in selector.get_map().values()})
-                return Outcome("timeout", ", ".join(steps))
-            for key, _ in events:
-                instance = key.data
-                open_ended = instance.read_events()
-                if open_ended and instance.end is None:
-                    continue
-                # A worker is done with its last event: some engines hang or crash when their process ends.
-                selector.unregister(instance.process.stdout)
-                outcome = instance.outcome(deadline)
-                if outcome.status != "ok":
-                    return outcome
-            if not going and all(instance.ready for instance in instances):
-                going = True
-                for instance in instances:
-                    instance.tell("go")
-    return Outcome("ok", "", [instance.end["result"] for instance in instances])
+    def _read_until(self, done: Callable[[Instance], bool], deadline: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            for instance in self.instances:
+                if not done(instance):
+                    selector.register(instance.process.stdout, selectors.EVENT_READ, instance)
+            while selector.get_map():
+                events = selector.select(max(0.0, deadline - time.monotonic()))
+                if not events:
+                    steps = sorted({key.data.step for key in selector.get_map().values()})
+                    raise Ended(Outcome("timeout", ", ".join(steps)))
+                for key, _ in events:
+                    instance = key.data
+                    open_ended = instance.read_events()
+                    # A worker is done with its last event: some engines hang or crash when their process ends.
+                    if instance.end is not None or not open_ended:
+                        outcome = instance.outcome(deadline)
+                        if outcome.status != "ok":
+                            raise Ended(outcome)
+                    if done(instance):
+                        selector.unregister(instance.process.stdout)
+                    elif not open_ended:
+                        raise Ended(Outcome("failed", f"ended during {instance.step}"))

@@ -6,7 +6,7 @@ missing. Whoever runs one, in a process or in this one, decides here what the ro
 
 import re
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 #: The ends that a case can have, in the results.
 STATUSES = ("ok", "unsupported", "failed", "timeout", "out_of_memory")
@@ -26,11 +26,10 @@ LONGEST = 300
 
 @dataclass
 class Outcome:
-    """How a case ended. `results` holds one entry per instance if the status is `ok`, else none."""
+    """How a case ended: one of STATUSES, and why if it is not `ok`."""
 
     status: str
     reason: str = ""
-    results: list[dict] = field(default_factory=list)
 
 
 def from_exit(code: int, log: str, doing: str) -> Outcome:

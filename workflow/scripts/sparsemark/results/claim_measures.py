@@ -16,7 +16,7 @@ from sparsemark.results.measurements import (
     sparse_networks,
     why_missing,
 )
-from sparsemark.results.ratios import Estimate, fastest, median_interval, ratio, throughput
+from sparsemark.results.ratios import Estimate, extreme_ratio, fastest, mean_interval, ratio, throughput
 from sparsemark.results.sparse_gains import accuracy
 
 #: The engines that the reproduced study compared; what it says of "every engine" was said of them.
@@ -87,21 +87,19 @@ class Study:
 Measure = Callable[[Study], Finding]
 
 
-def extreme(pairs: dict[str, tuple[pd.DataFrame, pd.DataFrame]], pick: Callable) -> Finding:
-    """Return the smallest or largest (`pick`) of several ratios: it decides what is said of all or of any.
+def extreme(pairs: dict[str, tuple[pd.DataFrame, pd.DataFrame]], largest: bool) -> Finding:
+    """Return the smallest or largest of several ratios: it decides what is said of all or of any.
 
     Args:
         pairs: per label, the rows whose throughput is divided, and the rows by whose it is divided.
     """
-    ratios = {label: ratio(*pair) for label, pair in pairs.items()}
-    missing = [label for label, estimate in ratios.items() if estimate is None]
-    found = {label: estimate for label, estimate in ratios.items() if estimate}
-    gaps = f"without a speed: {', '.join(missing)}" if missing else ""
-    if not found:
+    found = extreme_ratio(pairs, largest)
+    if found is None:
         return Finding(obstacle=_first_reason(pairs))
-    label = pick(found, key=lambda name: found[name].value)
-    detail = "; ".join(part for part in (f"{label}{', of ' + str(len(found)) if len(found) > 1 else ''}", gaps) if part)
-    return Finding(found[label], detail)
+    label, estimate = found
+    missing = [name for name, pair in pairs.items() if ratio(*pair) is None]
+    detail = f"{label}, of {len(pairs) - len(missing)}" if len(pairs) - len(missing) > 1 else label
+    return Finding(estimate, detail + (f"; without a speed: {', '.join(missing)}" if missing else ""))
 
 
 def _first_reason(pairs: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
@@ -109,7 +107,7 @@ def _first_reason(pairs: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
         for rows in pair:
             if throughput(rows) is None:
                 return f"{label}: {why_missing(rows)}"
-    return "no round measured both sides" if pairs else "none of the engines is in this study"
+    return "the references of the two were not compared" if pairs else "none of the engines is in this study"
 
 
 def batch_gain(cores: str) -> Measure:
@@ -120,7 +118,7 @@ def batch_gain(cores: str) -> Measure:
         for engine in study.measured(list(dict.fromkeys(study.benchmarks["engine"]))):
             case = study.case(engine, precision="fp32", cores=cores)
             pairs[engine_title(engine)] = (select(case, batch_size=BATCH), select(case, batch_size=SINGLE))
-        return extreme(pairs, min)
+        return extreme(pairs, largest=False)
 
     return measure
 
@@ -133,7 +131,7 @@ def against_pytorch(study: Study) -> Finding:
             sizes = {"precision": "fp32", "cores": "all", "batch_size": BATCH}
             label = f"{engine_title(engine)} against {engine_title(other)}"
             pairs[label] = (study.case(engine, **sizes), study.case(other, **sizes))
-    return extreme(pairs, min)
+    return extreme(pairs, largest=False)
 
 
 def single_word_on_all_cores(study: Study) -> Finding:
@@ -150,39 +148,35 @@ def single_word_on_all_cores(study: Study) -> Finding:
             pairs[engine_title(engine)] = (whole, select(case, cores="1"))
     if not pairs:
         return Finding(obstacle="the best layout of every engine runs several instances, none splits a single word")
-    return extreme(pairs, min)
+    return extreme(pairs, largest=False)
 
 
 def good_batch_size(study: Study) -> Finding:
-    """The largest step between neighbouring batch sizes that are no longer small, over the engines' median."""
+    """The best batch size over the middle one, of those that are no longer small, for the engine in the middle."""
     gains = []
     for engine in study.measured():
         cases = study.case(engine, precision="fp32", cores="all")
-        sizes = sorted(size for size in set(cases["batch_size"]) if size >= 16)
-        if len(sizes) < 3:
-            continue
-        speeds = pd.DataFrame(
-            {
-                size: select(cases, batch_size=size, status="ok").groupby("round")["throughput_words_per_s"].median()
-                for size in sizes
-            }
-        )
-        gains.append(speeds.max(axis=1) / speeds.median(axis=1))
+        sized = [rows for size, rows in cases.groupby("batch_size") if size >= 16 and throughput(rows)]
+        if len(sized) >= 3:
+            ordered = sorted(sized, key=lambda rows: throughput(rows).value)
+            best, middle = ordered[-1], ordered[(len(ordered) - 1) // 2]
+            label = f"{engine_title(engine)}: {best['batch_size'].iloc[0]} against {middle['batch_size'].iloc[0]}"
+            if gain := ratio(best, middle):
+                gains.append((gain, label))
     if not gains:
         return Finding(obstacle="needs at least three batch sizes from 16 on; this study has fewer")
-    return Finding(
-        median_interval(pd.concat(gains, axis=1).median(axis=1)), "best of the batch sizes over their median"
-    )
+    gain, label = sorted(gains, key=lambda found: found[0].value)[len(gains) // 2]
+    return Finding(gain, f"{label}, the median of {len(gains)} engines")
 
 
 def tvm_batch(study: Study) -> Finding:
     """TVM's gain of a batch over single words."""
     case = study.case("tvm", precision="fp32", cores="all")
-    return extreme({"TVM": (select(case, batch_size=BATCH), select(case, batch_size=SINGLE))}, max)
+    return extreme({"TVM": (select(case, batch_size=BATCH), select(case, batch_size=SINGLE))}, largest=True)
 
 
-def tvm_against_others(batch_size: int, pick: Callable) -> Measure:
-    """TVM's speed over that of the fastest (pick=min) or slowest (pick=max) other engine of the study."""
+def tvm_against_others(batch_size: int, largest: bool) -> Measure:
+    """TVM's speed over that of the fastest other engine of the study, or of the slowest (`largest`)."""
 
     def measure(study: Study) -> Finding:
         case = {"precision": "fp32", "cores": "all", "batch_size": batch_size}
@@ -191,7 +185,7 @@ def tvm_against_others(batch_size: int, pick: Callable) -> Measure:
             f"TVM against {engine_title(engine)}": (study.case("tvm", **case), study.case(engine, **case))
             for engine in others
         }
-        return extreme(pairs, pick)
+        return extreme(pairs, largest)
 
     return measure
 
@@ -202,7 +196,7 @@ def int8_gain(study: Study) -> Finding:
     for engine in study.measured(["onnxruntime", "openvino", "deepsparse"]):
         case = study.case(engine, batch_size=BATCH, cores="all")
         pairs[engine_title(engine)] = (select(case, precision="int8"), select(case, precision="fp32"))
-    return extreme(pairs, max)
+    return extreme(pairs, largest=True)
 
 
 def max_pool_left_alone(study: Study) -> Finding:
@@ -220,34 +214,25 @@ def max_pool_left_alone(study: Study) -> Finding:
     return Finding(Estimate(left["ratio"] / whole["ratio"], low, high, 1), "ONNX Runtime, QDQ, one core")
 
 
-def sparse_gain(engines: list[str], pick: Callable, precision: str | None = None) -> Measure:
-    """The gain of each engine's best sparse network over the dense one, smallest or largest over the engines."""
+def sparse_gain(engines: list[str], precision: str | None = None) -> Measure:
+    """The largest gain of a sparse network over the dense one, over engines, precisions and networks."""
 
     def measure(study: Study) -> Finding:
         if not study.sparse:
             return Finding(obstacle="this study has no sparse network")
-        pairs, present = {}, study.measured(engines)
+        present = study.measured(engines)
         if not present:
             return Finding(obstacle=f"{' and '.join(map(engine_title, engines))}: not in this study")
+        pairs = {}
         for engine in present:
             for kind in ["fp32", "int8"] if precision is None else [precision]:
                 case = {"precision": kind, "batch_size": BATCH, "cores": "all"}
-                dense = study.case(engine, **case)
-                tried = {
-                    f"{engine_title(engine)} {kind.upper()}, {network}": (
-                        study.case(engine, **{**case, "network": network}),
-                        dense,
-                    )
-                    for network in study.sparse
-                }
-                measured = {label: pair for label, pair in tried.items() if ratio(*pair)}
-                if measured:
-                    best = max(measured, key=lambda label: ratio(*measured[label]).value)
-                    pairs[best] = measured[best]
-                elif any(len(pair[0]) for pair in tried.values()):
-                    label, pair = next(iter(tried.items()))
-                    pairs[label] = pair
-        return extreme(pairs, pick)
+                for network in study.sparse:
+                    rows = study.case(engine, **{**case, "network": network})
+                    if len(rows):
+                        label = f"{engine_title(engine)} {kind.upper()}, {network}"
+                        pairs[label] = (rows, study.case(engine, **case))
+        return extreme(pairs, largest=True)
 
     return measure
 
@@ -262,7 +247,7 @@ def both_sparsities(study: Study) -> Finding:
     if not throughput(weights) or not throughput(both):
         return Finding(obstacle="dualsparse has no speed for a network of each kind: sparse weights alone, and both")
     label = f"dualsparse INT8, one core: {both['network'].iloc[0]} against {weights['network'].iloc[0]}"
-    return extreme({label: (both, weights)}, max)
+    return extreme({label: (both, weights)}, largest=True)
 
 
 def best_cpu(study: Study, networks: list[str], engines: list[str]) -> tuple[str, Estimate] | None:
@@ -344,7 +329,7 @@ def sparse_accuracy(study: Study) -> Finding:
 
 
 def _over_seeds(values: pd.Series) -> Estimate | None:
-    return median_interval(values.to_numpy())
+    return mean_interval(values)
 
 
 def against_small_dense(study: Study) -> Finding:
@@ -378,7 +363,7 @@ def against_small_dense(study: Study) -> Finding:
             obstacle=f"no smaller dense network is as accurate as {told}: {best[2]} has {100 * best[1]:.1f} %"
         )
     _, other, rival, rival_rows = rivals[0]
-    return extreme({f"{told}, against {rival}, {100 * other:.1f} %": (rows, rival_rows)}, max)
+    return extreme({f"{told}, against {rival}, {100 * other:.1f} %": (rows, rival_rows)}, largest=True)
 
 
 def fewer_macs(study: Study) -> Finding:

@@ -49,12 +49,14 @@ def collect(
     table: str,
     rows_of: Callable[[dict], Iterable[dict]],
     key: Sequence[str],
+    complete: Callable[[list[dict]], None] = lambda rows: None,
 ) -> None:
     """Be the program that collects JSON results into `table`: read each, check its rows, write the sorted table.
 
     Args:
         rows_of: makes the rows of one JSON file; a KeyError or TypeError in it means that the file is another thing.
         key: columns that the table is sorted by.
+        complete: adds to the rows what only all of them together tell.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, fromfile_prefix_chars="@"
@@ -71,5 +73,6 @@ def collect(
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: expected a result for {table}.csv ({type(error).__name__}: {error})") from error
         rows += checked(found, schema, path)
+    complete(rows)
     write_table(options.out, rows, schema, key)
     print(f"{options.out}: {len(rows)} rows from {len(options.files)} files")

@@ -26,7 +26,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from sparsemark.files import atomic_path
 from sparsemark.results.measurements import kilo, why_missing
-from sparsemark.results.ratios import Estimate, by_round, throughput
+from sparsemark.results.ratios import Estimate, rounds_measured, throughput
 
 #: Colours that stay apart for colour-blind readers (Okabe and Ito; Tol).
 #: An engine that is not listed gets one of `_OTHER_COLOURS`, always the same.
@@ -59,6 +59,8 @@ WIDTH = 7.2  # inches: the text width of a printed page, so that 9 points stay 9
 FONT = 9.5
 #: From this span between the smallest and the largest bar on, a linear axis hides the small ones.
 LOG_SPAN = 30.0
+#: An interval that goes beyond the largest bar times this ends there in an arrow, lest it squeezes all bars.
+LONGEST_WHISKER = 1.5
 
 
 # ------------------------------------------------------------------------------------------------------ colours
@@ -107,7 +109,7 @@ def speed_bar(rows: pd.DataFrame, *, note: str = "", pale: bool = False) -> Bar:
     colour = engine_colour(rows["engine"].iloc[0]) if len(rows) else QUIET
     if estimate is None:
         return Bar(None, colour, why_missing(rows), pale)
-    failed = rows["round"].nunique() - len(by_round(rows))
+    failed = rows["round"].nunique() - rounds_measured(rows)
     if failed:
         note = f"{note}, {failed} of {rows['round'].nunique()} rounds failed".lstrip(", ")
     return Bar(estimate, colour, note, pale)
@@ -152,7 +154,7 @@ def draw_rows(axes: Axes, rows: Sequence[Row], label: str, *, write=kilo, log: b
     for row in rows:
         top = position
         for bar in row.bars:
-            texts.append(_draw_bar(axes, bar, position, height, floor, write))
+            texts.append(_draw_bar(axes, bar, position, height, (floor, LONGEST_WHISKER * high), write))
             position += 1
         ticks.append((top + position - 1) / 2)
         position += gap
@@ -197,8 +199,11 @@ def _round_down(value: float) -> float:
     return max(step * decade for step in (1, 2, 5) if step * decade <= value)
 
 
-def _draw_bar(axes: Axes, bar: Bar, position: float, height: float, floor: float, write) -> tuple[float, list]:
+def _draw_bar(
+    axes: Axes, bar: Bar, position: float, height: float, limits: tuple[float, float], write
+) -> tuple[float, list]:
     """Draw one bar; return where it ends in data units, and the texts that need room behind it."""
+    floor, farthest = limits
     if bar.estimate is None:
         text = textwrap.shorten(bar.note, 74, placeholder=" …")
         missing = axes.annotate(
@@ -220,10 +225,12 @@ def _draw_bar(axes: Axes, bar: Bar, position: float, height: float, floor: float
     axes.barh(position, estimate.value - floor, height, left=floor, zorder=2, **style)
     end = estimate.value
     if estimate.has_interval:
-        end = max(end, estimate.high)
-        axes.plot([estimate.low, estimate.high], [position, position], color=INK, linewidth=1.3, zorder=3)
-        for limit in (estimate.low, estimate.high):
-            axes.plot(limit, position, marker="|", color=INK, markersize=5, markeredgewidth=1.3, zorder=3)
+        low, high = max(estimate.low, floor), min(estimate.high, farthest)
+        end = max(end, high)
+        axes.plot([low, high], [position, position], color=INK, linewidth=1.3, zorder=3)
+        for shown, limit, arrow in ((low, estimate.low, "<"), (high, estimate.high, ">")):
+            marker = "|" if shown == limit else arrow
+            axes.plot(shown, position, marker=marker, color=INK, markersize=5, markeredgewidth=1.3, zorder=3)
     if bar.possible:
         axes.barh(position, bar.possible - floor, height, left=floor, zorder=1.5, facecolor=POSSIBLE, linewidth=0)
         end = max(end, bar.possible)

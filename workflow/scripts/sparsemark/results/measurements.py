@@ -1,6 +1,7 @@
 """The result tables as the figures, pages and claims read them: loading, selecting, and names for people."""
 
 import argparse
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import yaml
 
 from sparsemark.engines import engine_class
 from sparsemark.files import InputError
-from sparsemark.results.ratios import Estimate
+from sparsemark.results.ratios import Estimate, with_reference
 
 BENCHMARK_COLUMNS = {
     "engine": str,
@@ -20,7 +21,12 @@ BENCHMARK_COLUMNS = {
     "cores": str,
     "layout": str,
     "round": int,
-    "throughput_words_per_s": float,
+    "ratio": float,
+    "reference_words_per_s": float,
+    "base_ratio": float,
+    "is_reference": bool,
+    "noisy": bool,
+    "measured_at": str,
     "status": str,
     "reason": str,
     "machine": str,
@@ -111,7 +117,9 @@ OURS = "dualsparse"
 
 
 def load_table(path: Path, columns: dict[str, type]) -> pd.DataFrame:
-    """Read a CSV table whose `columns` have these types; further columns stay text, an empty number becomes NaN.
+    """Read a CSV table whose `columns` have these types; further columns stay text.
+
+    An empty number becomes NaN, and whatever is not `True` is false.
 
     Raises:
         InputError: the file is unreadable, a column is missing, or a value is not of its column's type.
@@ -126,6 +134,9 @@ def load_table(path: Path, columns: dict[str, type]) -> pd.DataFrame:
     for name, kind in columns.items():
         if kind is str:
             continue
+        if kind is bool:
+            table[name] = table[name] == "True"
+            continue
         try:
             numbers = pd.to_numeric(table[name].replace("", None))
             table[name] = numbers.astype(float if kind is float else int)
@@ -135,11 +146,16 @@ def load_table(path: Path, columns: dict[str, type]) -> pd.DataFrame:
 
 
 def load_benchmarks(path: Path, *, executed: bool = False) -> pd.DataFrame:
-    """Read benchmarks.csv; of the layouts of a case, only the rows of its best one are kept.
+    """Read benchmarks.csv, with what `ratios` needs of the references; of a case's layouts only the best one is kept.
 
     With `executed`, the table must also tell what the engines read back.
     """
-    return best_layouts(load_table(path, BENCHMARK_COLUMNS | (EXECUTED_COLUMNS if executed else {})))
+    return best_layouts(with_reference(load_rounds(path, executed=executed)))
+
+
+def load_rounds(path: Path, *, executed: bool = False) -> pd.DataFrame:
+    """Read benchmarks.csv as it is, a row per case, round and layout."""
+    return load_table(path, BENCHMARK_COLUMNS | (EXECUTED_COLUMNS if executed else {}))
 
 
 def load_networks(path: Path) -> pd.DataFrame:
@@ -196,16 +212,16 @@ def load_specs(path: Path) -> dict[str, dict]:
 
 
 def best_layouts(benchmarks: pd.DataFrame) -> pd.DataFrame:
-    """Keep, for every case that was tried in several layouts per round, the rows of its fastest layout.
+    """Keep, of every case, the rows of its fastest layout.
 
-    The layout is chosen once for all rounds: the best of each round would favour the engine with the noisiest layouts.
+    The first round chose it, and the others measured it alone; the reference was measured in its own layout as well.
     Rows without a layout stay: they tell of a round in which nothing could be tried.
     """
     measured = benchmarks[benchmarks["status"] == "ok"]
     if not len(measured):
         return benchmarks
-    speeds = measured.groupby([*CASE, "layout"])["throughput_words_per_s"].median()
-    best = speeds.groupby(CASE).idxmax().map(lambda key: key[-1]).rename("best")
+    tried = measured.groupby([*CASE, "layout"], as_index=False)["ratio"].agg(["count", "median"])
+    best = tried.sort_values(["count", "median"]).groupby(CASE)["layout"].last().rename("best")
     best = benchmarks.join(best, on=CASE)["best"]
     return benchmarks[best.isna() | (benchmarks["layout"] == best) | (benchmarks["layout"] == "")]
 
@@ -350,12 +366,26 @@ def origin(benchmarks: pd.DataFrame, networks: pd.DataFrame | None = None, note:
     parts.append(f"Machine: {machines}.")
     if networks is not None and len(networks):
         parts.append(f"Data: {data_title(networks)}.")
-    rounds = benchmarks["round"].nunique()
+    rounds = benchmarks["round"].max() if len(benchmarks) else 0
     if rounds > 1:
-        parts.append(f"Median and 95 % bootstrap interval over {rounds} rounds.")
+        parts.append(
+            f"Mean and 95 % t interval of {rounds} pairs of processes, each timed in turns with the reference."
+        )
     elif rounds == 1:
         parts.append("One round: no interval.")
+    if len(benchmarks) and (smallest := benchmarks["resolution"].iloc[0]):
+        parts.append(f"Ratios nearer to 1 than {percent_away(smallest)} can't be told apart here.")
     return " ".join(parts)
+
+
+def share_title(batch_size: int, cores: str) -> str:
+    """Return the name of a reference: "batch size 64, one core"."""
+    return f"batch size {batch_size}, {'one core' if cores == '1' else 'whole processor'}"
+
+
+def percent_away(log: float) -> str:
+    """Return how far from 1 a ratio with this logarithm is: "2.1 %"."""
+    return f"{100 * math.expm1(log):.1f} %"
 
 
 def one_core_origin(table: pd.DataFrame, benchmarks: pd.DataFrame, note: str) -> str:
