@@ -133,10 +133,7 @@ OWN_GAINS = {("deepsparse", "light"): 2.0}
 
 def with_small_dense(accuracy: float = 0.97) -> tuple[list[dict], list[dict], list[dict]]:
     """Benchmarks, networks and accuracies with a small dense network of the given accuracy."""
-    small = [row | {"network": "small"} for row in benchmark_rows() if row["network"] == "dense"]
-    for row in small:
-        if row["throughput_words_per_s"]:
-            row["throughput_words_per_s"] *= SMALL_GAIN
+    small = like_dense("small", dict.fromkeys(SPEEDS, SMALL_GAIN))
     networks = [row for row in network_rows() if row["network"] == "dense"]
     networks = [
         row | {"network": "small", "macs": SMALL_MACS, "nonzero_macs": SMALL_MACS, "accuracy": accuracy}
@@ -166,15 +163,20 @@ def own_network_rows() -> list[dict]:
     ]
 
 
-def own_benchmark_rows() -> list[dict]:
-    """Both networks as fast as the dense one, but the what-if twice as fast in DeepSparse."""
-    rows = []
-    for network in OWN_SPECS:
-        for row in benchmark_rows():
-            if row["network"] == "dense":
-                speed = row["throughput_words_per_s"]
-                gain = OWN_GAINS.get((row["engine"], network), 1.0)
-                rows.append(row | {"network": network, "throughput_words_per_s": speed and speed * gain})
+def own_benchmark_rows(alone: bool = False) -> list[dict]:
+    """Both networks as fast as the dense one, but the what-if twice as fast in DeepSparse; alone, with a reference."""
+    gains = {name: {("deepsparse", "fp32"): gain} for (_, name), gain in OWN_GAINS.items()}
+    mine = [row | {"network": "mine"} for row in benchmark_rows() if row["network"] == "dense"]
+    return (mine if alone else like_dense("mine", {})) + like_dense("light", gains["light"])
+
+
+def like_dense(network: str, gains: dict[tuple[str, str], float]) -> list[dict]:
+    """The dense network's rows for another one, faster by a gain in some engines and precisions."""
+    no_reference = {"network": network, "is_reference": False, "base_ratio": ""}
+    rows = [row | no_reference for row in benchmark_rows() if row["network"] == "dense"]
+    for row in rows:
+        if row["ratio"]:
+            row["ratio"] *= gains.get((row["engine"], row["precision"]), 1.0)
     return rows
 
 
