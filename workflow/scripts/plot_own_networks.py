@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from sparsemark.files import InputError, run_program
-from sparsemark.results.figures import Row, draw_rows, heading, keys, new_figure, save, speed_bar
+from sparsemark.files import run_program
+from sparsemark.results.figures import Row, draw_rows, heading, keys, new_figure, nothing, save, speed_bar
 from sparsemark.results.measurements import (
     data_title,
     engine_title,
@@ -48,8 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = input_parser(__doc__, "benchmarks", "networks").parse_args(arguments)
     networks = load_all_networks(options.networks)
     networks = networks[networks["kind"] != "trained"]
-    if not len(networks):
-        raise InputError(f"{options.networks}: expected a network from a file, found none")
     benchmarks = load_benchmarks(options.benchmarks)
     benchmarks = benchmarks[benchmarks["network"].isin(networks["network"])]
     rows, notes = [], []
@@ -66,7 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
         notes.append(f"{file}: batch size {batch_size}, {place}; samples: {data_title(select(own, network=file))}.")
     units = " or ".join(dict.fromkeys(networks["unit"]))
     figure, [axes] = new_figure(sum(len(row.bars) + 0.55 for row in rows))
-    draw_rows(axes, rows, f"Throughput in {units}/s")
+    if rows:
+        draw_rows(axes, rows, f"Throughput in {units}/s")
+    else:
+        nothing(axes, "This study measures no network from a file.")
     whats_if = (networks["kind"] == "what-if").any()
     legend = keys(full="as in the file", pale="what-if: pruned without training, speed only" if whats_if else "")
     heading(figure, "Networks from files", legend)
