@@ -170,6 +170,11 @@ def as_json(value):
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
+def config_in_order(wildcards, output):
+    """The configuration as an argument, its keys in the order of the files."""
+    return json.dumps(config)
+
+
 def evaluated_batch(wildcards):
     """The batch size at which the whole test set is run; of a network from a file, one that is measured anyway."""
     sizes = [case.batch_size for case in CASES if case.network == wildcards.network]
