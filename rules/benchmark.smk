@@ -1,6 +1,5 @@
 # Measuring. Every benchmark job takes every core, so that none overlaps another or anything else, and comes after the jobs
 # that are none. Each takes turns with the reference by itself: a new case is one job. docs/measuring.md tells why.
-REFERENCE_ENVIRONMENT = study.engine_class(reference.ENGINE).environment
 
 if CONDA:
 
@@ -16,14 +15,6 @@ if CONDA:
             "Finding the interpreter of the reference"
         shell:
             "python -c 'import sys; print(sys.executable)' > {output} 2> {log}"
-
-
-def reference_environment():
-    return rules.locate_reference.output[0] if CONDA else environment(REFERENCE_ENVIRONMENT)
-
-
-def reference_python():
-    return f"$(cat {reference_environment()})" if CONDA else interpreter(REFERENCE_ENVIRONMENT)
 
 
 rule benchmark:

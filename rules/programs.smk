@@ -25,6 +25,7 @@ if CONDA:
     # Snakemake itself keeps PYTHONPATH from conda's jobs; packages of ~/.local would come into installs, too.
     os.environ.update(PYTHONNOUSERSITE="1")
 
+REFERENCE_ENVIRONMENT = study.engine_class(reference.ENGINE).environment
 ENVIRONMENTS = ["train", *dict.fromkeys(study.engine_class(engine).environment for engine in study.engines(config))]
 
 
@@ -129,3 +130,13 @@ def engine_code(*programs, beside=()):
 
 def chosen(environment, wildcards):
     return environment(wildcards) if callable(environment) else environment
+
+
+def reference_environment():
+    """What tells where the reference's environment is, as an input: under conda, only a case's own is activated."""
+    return rules.locate_reference.output[0] if CONDA else environment(REFERENCE_ENVIRONMENT)
+
+
+def reference_python():
+    """The reference's interpreter, as a parameter."""
+    return f"$(cat {reference_environment()})" if CONDA else interpreter(REFERENCE_ENVIRONMENT)
