@@ -132,11 +132,9 @@ def chosen(environment, wildcards):
     return environment(wildcards) if callable(environment) else environment
 
 
-def reference_environment():
-    """What tells where the reference's environment is, as an input: under conda, only a case's own is activated."""
-    return rules.locate_reference.output[0] if CONDA else environment(REFERENCE_ENVIRONMENT)
-
-
-def reference_python():
-    """The reference's interpreter, as a parameter."""
-    return f"$(cat {reference_environment()})" if CONDA else interpreter(REFERENCE_ENVIRONMENT)
+def reference_python(wildcards, output):
+    """The reference's interpreter, as a parameter. Of conda's environments, only that of the case itself is activated."""
+    if not CONDA:
+        return interpreter(REFERENCE_ENVIRONMENT)(wildcards, output)
+    record = f"results/deploy_env/{Path(study.environment_prefix(REFERENCE_ENVIRONMENT)).name}.json"
+    return f'$(python -c \'import json; print(json.load(open("{record}"))["python"])\')'
