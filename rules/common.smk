@@ -101,6 +101,11 @@ def as_json(value):
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
+def config_in_order(wildcards, output):
+    """The configuration as an argument, its keys in the order of the files."""
+    return json.dumps(config)
+
+
 def model_files(wildcards):
     """The model that an engine loads for a case, and the status of the rule that tried to make it, if it may fail."""
     model = study.model_path(

@@ -25,7 +25,9 @@ rule resolve_config:
     params:
         code=fingerprint("resolve_config"),
         program=program("resolve_config"),
-        config=json.dumps(config),
+        # Compared is what it says. Its order differs between an overlay and a module, and is no reason to run again.
+        content=as_json(config),
+        config=config_in_order,
     message:
         "Keeping the configuration beside the results"
     shell:
