@@ -8,7 +8,7 @@ VENV = .venv/bin/python -m
 unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE = 1
 
-.PHONY: report test check
+.PHONY: report test check slurm
 
 report: .venv/deployed.json
 	$(VENV) snakemake report
@@ -23,6 +23,10 @@ check: .venv/deployed.json
 	$(VENV) ruff format --check .
 	$(VENV) snakefmt --check Snakefile workflow/Snakefile rules
 	$(VENV) snakemake --lint
+
+# What profiles/slurm needs beside.
+slurm: .venv/deployed.json
+	$(VENV) pip install $$(grep -oE '[a-z-]+==.+' envs/slurm.yaml)
 
 .venv/deployed.json: envs/workflow.yaml workflow/scripts/deploy_env.py
 	$(PYTHON) workflow/scripts/deploy_env.py envs/workflow.yaml .venv

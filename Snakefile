@@ -18,6 +18,7 @@ report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/slurm.smk"
 include: "rules/programs.smk"
 include: "rules/environments.smk"
 include: "rules/dataset.smk"
@@ -30,6 +31,7 @@ include: "rules/report.smk"
 
 onstart:
     lock_study()
+    end_orphans()
 
 
 rule all:

@@ -7,6 +7,14 @@ print(engine.explain())
 
 from dualsparse.engine import Engine
 from dualsparse.errors import DualsparseError, InvalidInputError, InvalidModelError, UnsupportedModelError
+from dualsparse.session import InferenceSession
 
 __version__ = "0.1.0"
-__all__ = ["DualsparseError", "Engine", "InvalidInputError", "InvalidModelError", "UnsupportedModelError"]
+__all__ = [
+    "DualsparseError",
+    "Engine",
+    "InferenceSession",
+    "InvalidInputError",
+    "InvalidModelError",
+    "UnsupportedModelError",
+]

@@ -12,17 +12,18 @@ from dualsparse.plan import LayerStep, Plan
 
 
 def run_plan(plan: Plan, x: np.ndarray) -> np.ndarray:
-    """Run a plan on x, float32 [n, *input shape], and return float32 [n, *output shape]."""
-    values = {plan.input: x}
+    """Run a plan of one input and one output, none of which is ONNX Runtime's, on x, float32 [n, *input shape]."""
+    values = {plan.graph.inputs[0]: x}
     for step in plan.steps:
         if isinstance(step, LayerStep):
-            y = run_layers(step.layers, step.gate, step.quantization, values[step.input])
-            values[step.output] = y.reshape(len(x), *plan.shapes[step.output])
+            sources = values[step.input].reshape(step.samples, *step.layers[0].input_shape)
+            y = run_layers(step.layers, step.gate, step.quantization, sources)
         else:
-            values[step.output] = OPERATORS[step.node.op](
-                [values[name] for name in step.node.inputs], step.node.attributes
-            )
-    return values[plan.output]
+            shapes = [plan.shape(name) for name in step.node.inputs]
+            arrays = [values[name].reshape(shape) for name, shape in zip(step.inputs, shapes, strict=True)]
+            y = OPERATORS[step.node.op](arrays, step.node.attributes)
+        values[step.output] = y.reshape(plan.shape(step.output))
+    return values[plan.outputs[plan.graph.outputs[0]]]
 
 
 def run_layers(

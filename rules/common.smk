@@ -30,8 +30,11 @@ CASES = study.cases(config)
 NETWORKS = list(config["networks"])
 DENSE = study.dense_network(config)
 MEASURED_SEED = config["seeds"][0]
-# A benchmark takes every core that Snakemake may use, so nothing else runs beside it.
-EVERY_CORE = workflow.cores if isinstance(workflow.cores, int) else os.cpu_count()
+# A benchmark takes every core that Snakemake may use, so nothing else runs beside it. The head of a cluster knows no such
+# number: profiles/slurm asks for whole nodes, and the job, which reads this anew, takes what Slurm counts on its node.
+EVERY_CORE = workflow.resource_settings.cores or 1
+if workflow.remote_exec:
+    EVERY_CORE = int(os.environ.get("SLURM_CPUS_ON_NODE", EVERY_CORE))
 # For a cluster: the largest data set has 106,000 clips of 32 kB, which a job may hold twice, beside PyTorch.
 DATA_MB = 8000
 

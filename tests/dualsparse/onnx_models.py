@@ -7,6 +7,10 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
+from dualsparse import Engine
+from dualsparse.onnx_import import import_onnx
+from dualsparse.plan import make_plan
+
 
 class ModelBuilder:
     """Appends nodes to a chain: each method reads `self.tensor` (or what it is given) and moves it on."""
@@ -164,6 +168,11 @@ def run_onnxruntime(content: bytes, x: np.ndarray, optimise: bool = True) -> np.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def own_engine(source: Path | bytes, batch_size: int | None = None, threads: int = 1, instruction_set=None) -> Engine:
+    """Return an engine in which our layers run all that they can, whether or not ONNX Runtime would be faster."""
+    return Engine(make_plan(import_onnx(source, batch_size)), threads, instruction_set)
 
 
 def random_input(builder: ModelBuilder, batch_size: int, seed: int = 1) -> np.ndarray:

@@ -11,11 +11,13 @@ import numpy as np
 import onnx
 import onnxruntime.quantization
 import pytest
-from onnx_models import ModelBuilder, assert_close, random_input, run_onnxruntime
+from onnx_models import ModelBuilder, assert_close, own_engine, random_input, run_onnxruntime
 
 from dualsparse import Engine, InvalidInputError, reference
-from dualsparse.engine import _split
 from dualsparse.kernels.cpu import REQUIRED, host_features
+from dualsparse.parts import split
+
+SIGNED = onnxruntime.quantization.QuantType.QInt8
 
 
 def speech_network(column_gate: bool = False) -> ModelBuilder:
@@ -59,7 +61,7 @@ def test_batch_sizes_and_threads_do_not_change_results(float_file: Path, batch_s
     x = random_input(speech_network(), batch_size)
     expected = run_onnxruntime(float_file.read_bytes(), x)
     for threads in (1, 2, 3):
-        engine = Engine.from_onnx(float_file, batch_size, threads)
+        engine = own_engine(float_file, batch_size, threads)
         assert engine.threads <= min(threads, batch_size)
         assert_close(engine.run(x), expected)
 
@@ -67,7 +69,7 @@ def test_batch_sizes_and_threads_do_not_change_results(float_file: Path, batch_s
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 257])
 @pytest.mark.parametrize("threads", [1, 2, 5, 300])
 def test_split_covers_every_sample_once(batch_size: int, threads: int):
-    chunks = _split(batch_size, threads)
+    chunks = split(batch_size, threads)
     assert [sample for start, stop in chunks for sample in range(start, stop)] == list(range(batch_size))
     assert len(chunks) <= threads
     assert all(stop > start for start, stop in chunks)
@@ -80,6 +82,9 @@ def test_split_covers_every_sample_once(batch_size: int, threads: int):
         (False, {"op_types_to_quantize": ["Conv", "Gemm"], "extra_options": {"WeightSymmetric": True}}),
         # Given leave, the tool rounds the gate's energies to 8 bits, which makes ties: another network.
         (True, {"op_types_to_quantize": ["Conv", "Gemm", "MaxPool", "Relu"]}),
+        # Integers all the way: QLinearConv, QGemm, max-pools of bytes.
+        (False, {"quant_format": onnxruntime.quantization.QuantFormat.QOperator}),
+        (False, {"quant_format": onnxruntime.quantization.QuantFormat.QOperator, "activation_type": SIGNED}),
     ],
 )
 def test_files_of_onnxruntimes_quantiser(tmp_path: Path, column_gate: bool, tool_options: dict):
@@ -87,7 +92,7 @@ def test_files_of_onnxruntimes_quantiser(tmp_path: Path, column_gate: bool, tool
     content = quantised_by_onnxruntime(builder, tmp_path, **tool_options)
     x = random_input(builder, 40, seed=9)
     (tmp_path / "model.onnx").write_bytes(content)
-    engine = Engine.from_onnx(tmp_path / "model.onnx", 40, instruction_set="portable")
+    engine = own_engine(tmp_path / "model.onnx", 40, instruction_set="portable")
     assert (engine.precision, len(engine.plan.steps)) == ("int8", 1)
     exact = run_onnxruntime(builder.content(), x)
     expected = run_onnxruntime(content, x)
@@ -104,15 +109,15 @@ def test_int8_kernels_of_every_instruction_set_give_the_same_bits(tmp_path: Path
     options = {"op_types_to_quantize": ["Conv", "Gemm"]}
     path.write_bytes(quantised_by_onnxruntime(builder, tmp_path, **options))
     x = random_input(builder, 33)
-    best = Engine.from_onnx(path, 33)
-    portable = Engine.from_onnx(path, 33, instruction_set="portable")
+    best = own_engine(path, 33)
+    portable = own_engine(path, 33, instruction_set="portable")
     assert portable.kernels == ["portable"] * 4
     assert portable.instruction_set == "portable"
     assert np.array_equal(best.run(x), portable.run(x))
 
 
 def test_concurrent_calls(float_file: Path):
-    engine = Engine.from_onnx(float_file, 20, threads=2)
+    engine = own_engine(float_file, 20, threads=2)
     inputs = [random_input(speech_network(), 20, seed) for seed in range(40)]
     expected = [engine.run(x) for x in inputs]
     with ThreadPoolExecutor(6) as pool:
@@ -121,29 +126,31 @@ def test_concurrent_calls(float_file: Path):
 
 
 def test_error_in_a_worker_reaches_the_caller(float_file: Path, monkeypatch: pytest.MonkeyPatch):
-    engine = Engine.from_onnx(float_file, 2, threads=2)
+    engine = own_engine(float_file, 2, threads=2)
 
-    def fail_on_the_second_sample(x: np.ndarray, out: np.ndarray) -> int:
-        if x[0, 0, 0, 0] == 1:
+    def fail_on_the_second_sample(sources: dict, results: dict, start: int, stop: int) -> int:
+        if start == 1:
             raise MemoryError("none left")
         return 0
 
-    monkeypatch.setattr(engine, "_run_samples", fail_on_the_second_sample)
+    monkeypatch.setattr(engine._parts[0], "_run_chunk", fail_on_the_second_sample)
     x = np.zeros((2, 1, 16, 16), np.float32)
-    x[1] = 1
     with pytest.raises(MemoryError, match="none left"):
         engine.run(x)
 
 
-def assert_threads_end(model: Path) -> None:
-    """Three threads work for an engine, two of them its own, which end with it."""
+def assert_threads_end(model: Path, close: bool = False) -> None:
+    """Three threads work for an engine, two of them its own, which end with it, or when it is closed."""
     before = set(threading.enumerate())
-    engine = Engine.from_onnx(model, 4, threads=3)
+    engine = own_engine(model, 4, threads=3)
     engine.run(random_input(speech_network(), 4))
     workers = set(threading.enumerate()) - before
     assert len(workers) == 2
-    del engine
-    gc.collect()
+    if close:
+        engine.close()
+    else:
+        del engine
+        gc.collect()
     for worker in workers:
         worker.join(timeout=10)
     assert not any(worker.is_alive() for worker in workers)
@@ -171,9 +178,9 @@ def test_a_team_gives_the_bits_of_one_thread(team_files: list[Path], batch_size:
     for path in team_files:
         x = random_input(speech_network(), batch_size)
         x.setflags(write=False)
-        expected = Engine.from_onnx(path, batch_size).run(x)
+        expected = own_engine(path, batch_size).run(x)
         for threads in (2, 3):
-            engine = Engine.from_onnx(path, batch_size, threads)
+            engine = own_engine(path, batch_size, threads)
             assert np.array_equal(engine.run(x), expected)
             # Its threads have gone to sleep, or haven't.
             for pause in (0, 0.001, 0.01):
@@ -182,7 +189,7 @@ def test_a_team_gives_the_bits_of_one_thread(team_files: list[Path], batch_size:
 
 
 def test_concurrent_calls_of_a_team(team_files: list[Path]):
-    engine = Engine.from_onnx(team_files[1], 20, threads=2)
+    engine = own_engine(team_files[1], 20, threads=2)
     inputs = [random_input(speech_network(), 20, seed) for seed in range(200)]
     expected = [engine.run(x) for x in inputs]
     with ThreadPoolExecutor(5) as pool:
@@ -192,7 +199,7 @@ def test_concurrent_calls_of_a_team(team_files: list[Path]):
 
 @pytest.mark.parametrize("place", [0, 19])
 def test_a_team_refuses_values_that_are_not_finite(team_files: list[Path], place: int):
-    engine, x = Engine.from_onnx(team_files[0], 20, threads=2), random_input(speech_network(), 20)
+    engine, x = own_engine(team_files[0], 20, threads=2), random_input(speech_network(), 20)
     expected, broken = engine.run(x), x.copy()
     broken[place, 0, 5, 5] = np.nan
     with pytest.raises(InvalidInputError, match="not finite"):
@@ -205,17 +212,17 @@ def test_a_team_on_one_core(team_files: list[Path]):
 
     def run_on_one_core() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        engine = Engine.from_onnx(team_files[0], 40, threads=3)
+        engine = own_engine(team_files[0], 40, threads=3)
         found.extend(engine.run(x) for _ in range(5))
 
     with ThreadPoolExecutor(1) as pool:  # of a thread whose core doesn't matter afterwards
         pool.submit(run_on_one_core).result()
-    expected = Engine.from_onnx(team_files[0], 40).run(x)
+    expected = own_engine(team_files[0], 40).run(x)
     assert all(np.array_equal(y, expected) for y in found)
 
 
 def test_an_interrupted_call_leaves_a_team_as_it_was(team_files: list[Path], monkeypatch: pytest.MonkeyPatch):
-    engine, x = Engine.from_onnx(team_files[0], 40, threads=2), random_input(speech_network(), 40)
+    engine, x = own_engine(team_files[0], 40, threads=2), random_input(speech_network(), 40)
     expected = engine.run(x)
 
     def interrupt(*_: object) -> None:
@@ -228,12 +235,13 @@ def test_an_interrupted_call_leaves_a_team_as_it_was(team_files: list[Path], mon
     assert np.array_equal(engine.run(x), expected)
 
 
-def test_a_team_ends_with_its_engine(team_files: list[Path]):
-    assert_threads_end(team_files[0])
+@pytest.mark.parametrize("close", [False, True])
+def test_a_team_ends_with_its_engine(team_files: list[Path], close: bool):
+    assert_threads_end(team_files[0], close)
 
 
 def test_result_belongs_to_the_caller(float_file: Path):
-    engine = Engine.from_onnx(float_file, 2)
+    engine = own_engine(float_file, 2)
     first = engine.run(random_input(speech_network(), 2, 1))
     kept = first.copy()
     engine.run(random_input(speech_network(), 2, 2))
@@ -241,7 +249,7 @@ def test_result_belongs_to_the_caller(float_file: Path):
 
 
 def test_input_that_is_not_contiguous(float_file: Path):
-    engine = Engine.from_onnx(float_file, 2)
+    engine = own_engine(float_file, 2)
     x = random_input(speech_network(), 4)
     assert np.array_equal(engine.run(x[::2]), engine.run(x[::2].copy()))
 
@@ -259,7 +267,7 @@ def test_input_that_is_not_contiguous(float_file: Path):
 )
 def test_wrong_type_or_shape_is_refused(float_file: Path, x: object):
     with pytest.raises(InvalidInputError, match="expected a float32 array of the shape"):
-        Engine.from_onnx(float_file, 2).run(x)
+        own_engine(float_file, 2).run(x)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -268,12 +276,12 @@ def test_values_that_are_not_finite_are_refused(float_file: Path, value: float, 
     x = random_input(speech_network(), 20)
     x[place] = value
     with pytest.raises(InvalidInputError, match="the input holds a value that is not finite"):
-        Engine.from_onnx(float_file, 20, threads=2).run(x)
+        own_engine(float_file, 20, threads=2).run(x)
 
 
 def test_overflow_inside_the_network_is_refused(tmp_path: Path):
     builder = ModelBuilder((1, 6, 6)).conv(3, (3, 3)).node("AveragePool", kernel_shape=[2, 2]).infer().flatten().gemm(2)
-    engine = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 1)
+    engine = own_engine(builder.save(tmp_path / "model.onnx"), 1)
     with pytest.raises(InvalidInputError, match="leads to an activation that is not finite"):
         engine.run(np.full((1, 1, 6, 6), 3e38, np.float32))
 
@@ -303,7 +311,7 @@ def test_explain_tells_kernels_sparsity_and_work(tmp_path: Path):
     builder = speech_network(column_gate=True)
     path = tmp_path / "model.onnx"
     path.write_bytes(quantised_by_onnxruntime(builder, tmp_path, op_types_to_quantize=["Conv", "Gemm"]))
-    engine = Engine.from_onnx(path, 4, instruction_set="portable")
+    engine = own_engine(path, 4, instruction_set="portable")
     layers = engine.layers()
     assert [layer.pattern.name for layer in layers] == ["unstructured", "n_of_64", "unstructured", "dense"]
     assert layers[0].macs == 64 * 9 * 14 * 14
@@ -328,7 +336,7 @@ def test_winners_are_chosen_among_rounded_values(tmp_path: Path):
         builder.k_winners(50).quantize(0.02, 0).flatten()
         builder.node("MatMul", builder.tensor, builder.quantized_weight(builder.weights(768, 5), 1))
         builder.shape = (5,)
-        engine = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 3)
+        engine = own_engine(builder.save(tmp_path / "model.onnx"), 3)
         assert len(engine.kernels) == 2 and "k-winners: at least 50 of 768 outputs of conv" in engine.explain(
             measure=False
         )
@@ -346,7 +354,7 @@ def test_explain_names_events_behind_winners(tmp_path: Path):
     builder.k_winners(100).quantize(0.02, 0).flatten()
     builder.node("MatMul", builder.tensor, builder.quantized_weight(builder.weights(2048, 500), 1))
     builder.shape = (500,)
-    engine = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 1)
+    engine = own_engine(builder.save(tmp_path / "model.onnx"), 1)
     assert engine.kernels[1] == "events, vpdpbusd"
     assert "events, vpdpbusd" in engine.explain()
     for seed in range(3):
@@ -354,7 +362,10 @@ def test_explain_names_events_behind_winners(tmp_path: Path):
         assert np.array_equal(engine.run(x), reference.run_plan(engine.plan, x))
 
 
-def test_explain_names_operators_that_are_not_fused(tmp_path: Path):
+def test_explain_names_what_runs_between_layers(tmp_path: Path):
     builder = ModelBuilder((4, 6, 6)).conv(3, (3, 3)).node("Relu").k_winners(9).node("GlobalAveragePool").infer()
-    text = Engine.from_onnx(builder.save(tmp_path / "model.onnx"), 1).explain(measure=False)
-    assert "not fused, runs by itself: mul8 (KWinners), globalaveragepool9 (GlobalAveragePool)" in text
+    engine = own_engine(builder.save(tmp_path / "model.onnx"), 1)
+    text = engine.explain()
+    assert "KWinners" in text and "ONNX Runtime: 1 GlobalAveragePool" in text
+    [part] = engine.runtime_parts()
+    assert part.operators == {"GlobalAveragePool": 1} and part.macs == 0 and part.measured_us > 0

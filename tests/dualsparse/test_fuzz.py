@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from onnx_models import ModelBuilder, assert_close, run_onnxruntime
 
 from dualsparse import DualsparseError, Engine, InvalidModelError
-from dualsparse.onnx_import import import_bytes
+from dualsparse.onnx_file import load
+from dualsparse.onnx_import import import_onnx
 from dualsparse.plan import make_plan
 
 common = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -40,7 +41,7 @@ def check(content: bytes, compare: bool = False) -> None:
     With `compare`, the result has to be ONNX Runtime's, if that loads the file.
     """
     try:
-        engine = Engine(make_plan(import_bytes(content, "damaged.onnx")), 1, "portable")
+        engine = Engine(make_plan(import_onnx(load(content, "damaged.onnx"))), 1, "portable")
         x = np.random.default_rng(1).normal(size=engine.input_shape).astype(np.float32)
         found = engine.run(x)
     except DualsparseError as error:
@@ -84,7 +85,7 @@ def test_truncated_and_spliced_bytes(name: str, data: st.DataObject) -> None:
 @given(content=st.binary(max_size=200))
 def test_arbitrary_bytes(content: bytes) -> None:
     with pytest.raises(InvalidModelError, match="not a valid ONNX model"):
-        import_bytes(content, "damaged.onnx")
+        load(content, "damaged.onnx")
 
 
 def damage(model: onnx.ModelProto, data: st.DataObject) -> None:

@@ -1,24 +1,28 @@
 """What is read from ONNX files: fusion, patterns, every operator; and what is refused, with which sentence."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_models import ModelBuilder, assert_close, random_input, run_onnxruntime
+from onnx_models import ModelBuilder, assert_close, own_engine, random_input, run_onnxruntime
 
 from dualsparse import Engine, InvalidInputError, InvalidModelError, UnsupportedModelError
 from dualsparse.graph import Graph
-from dualsparse.onnx_import import import_bytes, import_onnx
+from dualsparse.layers import FloatLayer, IntegerLayer
+from dualsparse.onnx_file import load
+from dualsparse.onnx_import import import_onnx
 from dualsparse.patterns import recognise
-from dualsparse.plan import LayerStep, Plan, make_plan
+from dualsparse.plan import LayerStep, OperatorStep, Plan, RuntimeStep, make_plan
 
 
-def load(builder: ModelBuilder, batch_size: int | None = None) -> Graph:
-    return import_bytes(builder.content(), "model.onnx", batch_size)
+def graph(builder: ModelBuilder, batch_size: int | None = None) -> Graph:
+    return import_onnx(builder.content(), batch_size)
 
 
 def plan(builder: ModelBuilder, batch_size: int = 2) -> Plan:
-    return make_plan(load(builder, batch_size))
+    return make_plan(graph(builder, batch_size))
 
 
 def check_against_onnxruntime(builder: ModelBuilder, batch_size: int = 3) -> Plan:
@@ -29,9 +33,10 @@ def check_against_onnxruntime(builder: ModelBuilder, batch_size: int = 3) -> Pla
     return made
 
 
-def layer_count(made: Plan) -> list[int]:
-    """The number of layers of each step; 0 for an operator that is not fused."""
-    return [len(step.layers) if isinstance(step, LayerStep) else 0 for step in made.steps]
+def steps(made: Plan) -> list[int | str]:
+    """Describe a plan: of each step the number of layers, the operator, or that ONNX Runtime has it."""
+    kinds = {OperatorStep: lambda step: step.node.op, RuntimeStep: lambda step: "runtime"}
+    return [len(s.layers) if isinstance(s, LayerStep) else kinds[type(s)](s) for s in made.steps]
 
 
 # --- fusion ---------------------------------------------------------------------------------------------------------
@@ -41,7 +46,7 @@ def test_whole_network_becomes_one_sequence():
     builder = ModelBuilder((1, 12, 12))
     builder.conv(4, (3, 3)).batch_norm().node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer().node("Relu")
     builder.conv(6, (3, 3)).node("Relu").flatten().gemm(10).node("Relu").gemm(3)
-    assert layer_count(check_against_onnxruntime(builder)) == [4]
+    assert steps(check_against_onnxruntime(builder)) == [4]
 
 
 def test_normalisation_with_a_negative_factor_stays_behind_its_pool():
@@ -49,17 +54,17 @@ def test_normalisation_with_a_negative_factor_stays_behind_its_pool():
     builder.conv(4, (3, 3)).node("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).infer()
     negative = builder.constant(np.array([-1, 2, 3, 4], np.float32).reshape(4, 1, 1))
     builder.node("Mul", builder.tensor, negative)
-    assert layer_count(check_against_onnxruntime(builder)) == [1, 0]
+    assert steps(check_against_onnxruntime(builder)) == [1, "runtime"]
 
 
 def test_normalisation_behind_a_relu_is_not_folded():
     builder = ModelBuilder((1, 8, 8)).conv(4, (3, 3)).node("Relu").batch_norm()
-    assert layer_count(check_against_onnxruntime(builder)) == [1, 0]
+    assert steps(check_against_onnxruntime(builder)) == [1, "runtime"]
 
 
 def test_overlapping_pool_is_not_fused():
     builder = ModelBuilder((1, 9, 9)).conv(4, (3, 3)).node("MaxPool", kernel_shape=[3, 3], strides=[2, 2]).infer()
-    assert layer_count(check_against_onnxruntime(builder)) == [1, 0]
+    assert steps(check_against_onnxruntime(builder)) == [1, "runtime"]
 
 
 def test_residual_sum_keeps_both_branches():
@@ -67,7 +72,7 @@ def test_residual_sum_keeps_both_branches():
     shortcut = builder.tensor
     builder.node("Relu").conv(4, (3, 3), pads=[1, 1, 1, 1]).node("Add", builder.tensor, shortcut).node("Relu")
     builder.node("GlobalAveragePool").infer().flatten().gemm(5)
-    assert layer_count(check_against_onnxruntime(builder)) == [1, 0, 1, 0, 0, 0, 0, 1]
+    assert steps(check_against_onnxruntime(builder)) == [1, "runtime", 1, "runtime", 1]
 
 
 def test_bias_added_behind_a_matrix_product_is_fused():
@@ -75,7 +80,7 @@ def test_bias_added_behind_a_matrix_product_is_fused():
     builder.node("MatMul", "input", builder.constant(builder.weights(7, 5)))
     builder.shape = (5,)
     builder.node("Add", builder.constant(builder.weights(5)), builder.tensor).node("Relu")
-    assert layer_count(check_against_onnxruntime(builder)) == [1]
+    assert steps(check_against_onnxruntime(builder)) == [1]
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("column", (4, 2, 3)), ("pair", (4, 2))])
@@ -85,7 +90,7 @@ def test_gate_is_recognised(kind: str, settings: tuple[int, ...]):
     assert builder.shape == (4, 4, 5)
     getattr(builder, f"{kind}_gate")(*settings).flatten().gemm(5)
     made = check_against_onnxruntime(builder)
-    assert layer_count(made) == [1, 0, 0, 1]
+    assert steps(made) == [1, "ColumnGate", 1]
     assert made.steps[1].node.op == "ColumnGate"
     expected = {"kernel_width": 4, "stride_width": 2, "keep": 3 if kind == "column" else 1, "pair": kind == "pair"}
     assert made.steps[1].node.attributes == expected
@@ -100,7 +105,7 @@ def test_gate_behind_an_integer_layer_is_part_of_it():
     builder.node("MatMul", builder.tensor, builder.quantized_weight(builder.weights(builder.shape[0], 5), axis=1))
     builder.shape = (5,)
     made = plan(builder)
-    assert layer_count(made) == [2]
+    assert steps(made) == [2]
     gate = made.steps[0].gate
     assert (gate.columns, gate.layer_index, gate.pair, gate.computed_columns) == (5, 0, True, 2)
     x = random_input(builder, 2)
@@ -118,14 +123,14 @@ def test_mask_that_is_no_gate_stays_what_it_is():
     builder.node("GreaterOrEqual", builder.tensor, energy).node("Cast", to=TensorProto.FLOAT)
     builder.node("Mul", x, builder.tensor).flatten().gemm(5)
     made = check_against_onnxruntime(builder)
-    assert "Mul" in [step.node.op for step in made.steps if not isinstance(step, LayerStep)]
+    assert steps(made) == [1, "runtime", 1]
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 5), (30,)])
 def test_k_winners_are_one_operator(shape: tuple[int, ...]):
     builder = ModelBuilder(shape).k_winners(7)
     made = check_against_onnxruntime(builder)
-    assert [step.node.op for step in made.steps] == ["KWinners"]
+    assert steps(made) == ["KWinners"]
 
 
 # --- operators ------------------------------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ def test_shape_arithmetic_of_an_exporter_disappears():
     builder.node("Reshape", "input", builder.tensor)
     builder.shape = (192,)
     builder.gemm(3)
-    assert layer_count(check_against_onnxruntime(builder)) == [0, 1]
+    assert steps(check_against_onnxruntime(builder)) == [1]
 
 
 def test_depthwise_strided_dilated_and_one_dimensional_convolutions():
@@ -198,7 +203,7 @@ def test_depthwise_strided_dilated_and_one_dimensional_convolutions():
     builder.conv(12, (5,), groups=6, strides=[2], pads=[2, 1]).node("Relu")
     builder.conv(5, (3,), dilations=[3]).node("Relu").node("MaxPool", kernel_shape=[2], strides=[2]).infer()
     builder.flatten().gemm(4)
-    assert layer_count(check_against_onnxruntime(builder)) == [3]
+    assert steps(check_against_onnxruntime(builder)) == [3]
 
 
 # --- quantised files ------------------------------------------------------------------------------------------------
@@ -218,7 +223,7 @@ def quantised_network(dtype: type = np.uint8, zero_points: tuple[int, int] = (12
 def test_signed_and_unsigned_activations_give_the_same_layers(dtype: type, zero_points: tuple[int, int]):
     builder = quantised_network(dtype, zero_points)
     made = plan(builder)
-    assert layer_count(made) == [2]
+    assert steps(made) == [2]
     first, second = made.steps[0].layers
     assert (first.input_zero_point, first.output_zero_point, second.input_zero_point) == (120, 0, 0)
     assert made.steps[0].quantization.zero_point == 120
@@ -251,14 +256,14 @@ def test_asymmetric_weights_run_in_float():
 
 def test_repeated_rounding_on_one_grid_is_dropped():
     builder = quantised_network()
-    once = layer_count(plan(builder))
+    once = steps(plan(builder))
     builder = ModelBuilder((2, 8, 8)).quantize(0.03, 120)
     weight = builder.quantized_weight(builder.weights(4, 2, 3, 3))
     builder.node("Conv", builder.tensor, weight).infer().node("Relu").quantize(0.02, 0).flatten().quantize(0.02, 0)
     weight = builder.quantized_weight(builder.weights(builder.shape[0], 5), axis=1)
     builder.node("MatMul", builder.tensor, weight)
     builder.shape = (5,)
-    assert layer_count(plan(builder)) == once
+    assert steps(plan(builder)) == once
 
 
 def test_quantisation_that_clips_more_than_the_next_is_kept():
@@ -280,6 +285,47 @@ def test_integers_that_would_overflow_run_in_float():
     builder.node("MatMul", builder.tensor, weight)
     builder.shape = (2,)
     assert Engine(plan(builder), 1, "portable").precision == "fp32"
+
+
+def integer_network(dynamic: bool, per_channel: bool) -> ModelBuilder:
+    """ConvInteger and MatMulInteger with what tools put around them."""
+    builder = ModelBuilder((3, 8, 8))
+    for kind, weight in (("Conv", builder.weights(4, 3, 3, 3)), ("MatMul", builder.weights(144, 5))):
+        axis = 0 if kind == "Conv" else 1
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        scale = np.abs(weight).max(axis=others if per_channel else None, keepdims=True) / np.float32(127)
+        integers = builder.constant(np.rint(weight / scale).astype(np.int8))
+        # ONNX Runtime knows one zero point per channel for matrices only.
+        zero_point = builder.constant(np.zeros(5 if per_channel and kind == "MatMul" else (), np.int8))
+        if dynamic:
+            x = builder.node("DynamicQuantizeLinear", outputs=3).tensor
+            x_scale, x_zero_point = f"{x}.1", f"{x}.2"
+        else:
+            x_scale, x_zero_point = builder.constant(np.float32(0.03)), builder.constant(np.uint8(120))
+            x = builder.node("QuantizeLinear", builder.tensor, x_scale, x_zero_point).tensor
+        shape = (-1, 1, 1) if kind == "Conv" else (-1,)
+        factor = builder.constant(scale.reshape(shape if per_channel else ()).astype(np.float32))
+        factor = builder.node("Mul", x_scale, factor).tensor
+        builder.node(f"{kind}Integer", x, integers, x_zero_point, zero_point).node("Cast", to=TensorProto.FLOAT)
+        builder.node("Mul", builder.tensor, factor)
+        if kind == "Conv":
+            builder.node("Add", builder.tensor, builder.constant(builder.weights(4, 1, 1))).node("Relu").node("Flatten")
+    builder.shape = (5,)
+    return builder
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_sums_of_integers_are_layers(dynamic: bool, per_channel: bool):
+    builder = integer_network(dynamic, per_channel)
+    made = plan(builder, 2)
+    layers = [layer for step in made.steps if isinstance(step, LayerStep) for layer in step.layers]
+    kind = FloatLayer if dynamic else IntegerLayer
+    assert [type(layer) for layer in layers] == [kind, kind]
+    if not dynamic:
+        assert steps(made) == [2]
+    x = random_input(builder, 2)
+    assert_close(Engine(made, 1, "portable").run(x), run_onnxruntime(builder.content(), x), tolerance=0.02)
 
 
 # --- patterns -------------------------------------------------------------------------------------------------------
@@ -317,66 +363,19 @@ def test_pattern_of_a_linear_layer_is_that_of_the_flattened_image():
     assert (pattern.name, pattern.n) == ("n_of_64", 4)
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------
+# --- what ONNX Runtime runs, and what nobody does --------------------------------------------------------------------
 
 
-def two_inputs() -> onnx.ModelProto:
-    model = ModelBuilder((4,)).node("Relu").model()
-    model.graph.input.append(helper.make_tensor_value_info("second", TensorProto.FLOAT, [1, 4]))
-    return model
-
-
-def external_constant() -> onnx.ModelProto:
-    model = ModelBuilder((4,)).gemm(2).model()
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in {"location": "../../weights.bin", "offset": "0", "length": "32"}.items():
-        entry = tensor.external_data.add()
-        entry.key, entry.value = key, value
-    return model
-
-
-REFUSED = {
-    "unknown operator": (ModelBuilder((4,)).node("Sigmoid").model, r"node 'sigmoid0' \(Sigmoid\).*not supported"),
-    "foreign operator": (
-        lambda: with_domain(ModelBuilder((4,)).node("Gelu").model()),
-        r"node 'gelu0' \(Gelu\).*not supported",
-    ),
-    "softmax over the batch": (ModelBuilder((4,)).node("Softmax", axis=0).model, "mixes samples"),
-    "transposed input": (
-        lambda: transposed_input().model(),
-        "transA = 1, which mixes the samples",
-    ),
-    "reshape across samples": (
-        lambda: reshaped([-1, 2]).model(),
-        "mixes the samples",
-    ),
-    "two inputs": (two_inputs, "2 inputs and 1 outputs"),
-    "old opset": (lambda: ModelBuilder((4,), opset=11).node("Relu").model(), "opset 11, expected 13 to"),
-    "volume": (lambda: ModelBuilder((1, 4, 4, 4)).node("Relu").model(), "5 axes, expected 2 to 4"),
-    "indices of TopK": (lambda: topk_indices().model(), "reads 'tensor0.1', which nothing computes"),
-    "constants in another file": (external_constant, "not a valid ONNX model|lies in another file"),
-}
-
-
-def with_domain(model: onnx.ModelProto) -> onnx.ModelProto:
-    model.graph.node[0].domain = "com.example"
-    model.opset_import.append(helper.make_opsetid("com.example", 1))
-    return model
+def reshaped_across_samples() -> ModelBuilder:
+    builder = ModelBuilder((4,), batch=4)
+    builder.node("Reshape", "input", builder.constant(np.array([-1, 2])))
+    builder.shape = (2,)
+    return builder.gemm(3)
 
 
 def transposed_input() -> ModelBuilder:
     builder = ModelBuilder((4,), batch=4)
-    builder.node("Gemm", "input", builder.constant(builder.weights(4, 4)), transA=1)
-    return builder
-
-
-def reshaped(target: list[int]) -> ModelBuilder:
-    builder = ModelBuilder((4,), batch=4)
-    builder.node("Reshape", "input", builder.constant(np.array(target)))
-    builder.shape = (2,)
-    return builder
+    return builder.node("Gemm", "input", builder.constant(builder.weights(4, 4)), transA=1)
 
 
 def topk_indices() -> ModelBuilder:
@@ -385,29 +384,141 @@ def topk_indices() -> ModelBuilder:
     return builder.node("Cast", f"{builder.tensor}.1", to=TensorProto.FLOAT)
 
 
+def not_finite_weights() -> ModelBuilder:
+    builder = ModelBuilder((2,))
+    builder.node("MatMul", "input", builder.constant(np.array([[1, np.inf], [0, 1]], np.float32)))
+    builder.shape = (2,)
+    return builder
+
+
+# A model, and the steps that its plan has.
+OUTSIDE_LAYERS = {
+    "operator of no layer": (lambda: ModelBuilder((4,)).node("Sigmoid").gemm(3), ["runtime", 1]),
+    "softmax over the batch": (lambda: ModelBuilder((4,)).gemm(3).node("Softmax", axis=0), [1, "runtime"]),
+    "transposed input": (transposed_input, ["runtime"]),
+    "reshape across samples": (reshaped_across_samples, [1]),
+    "volume": (lambda: ModelBuilder((1, 4, 4, 4)).conv(2, (3, 3, 3)), ["runtime"]),
+    "indices of TopK": (topk_indices, ["runtime"]),
+    "weights that are not finite": (not_finite_weights, ["runtime"]),
+    "opset 7": (lambda: ModelBuilder((1, 6, 6), opset=7).conv(2, (3, 3)).node("Relu").flatten().gemm(3), [2]),
+    "scalar output": (lambda: ModelBuilder((4,)).gemm(3).node("ReduceSum", keepdims=0), [1, "runtime"]),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE_LAYERS)
+def test_what_no_layer_covers_runs_in_onnxruntime(name: str):
+    make, expected = OUTSIDE_LAYERS[name]
+    builder = make()
+    content = builder_without_shape(builder)
+    made = make_plan(import_onnx(content, 4))
+    assert steps(made) == expected
+    x = random_input(builder, 4)
+    found, reference = Engine(made).run(x), run_onnxruntime(content, x)
+    assert np.shape(found) == np.shape(reference)
+    assert np.allclose(found, reference, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+def test_rows_of_a_matrix_product_are_samples():
+    builder = ModelBuilder((5, 7))
+    builder.node("MatMul", "input", builder.constant(builder.weights(7, 6)))
+    builder.node("Add", builder.tensor, builder.constant(builder.weights(6))).node("Relu")
+    builder.node("MatMul", builder.tensor, builder.constant(builder.weights(6, 4)))
+    builder.shape = (5, 4)
+    made = check_against_onnxruntime(builder, 3)
+    assert steps(made) == [2]
+    assert made.steps[0].samples == 15
+
+
+def test_two_branches_need_onnxruntime_once_between_them():
+    builder = ModelBuilder((3, 8, 8)).conv(4, (3, 3), pads=[1, 1, 1, 1])
+    stem = builder.tensor
+    left = builder.node("Relu", stem).conv(4, (3, 3), pads=[1, 1, 1, 1]).tensor
+    builder.tensor = stem
+    right = builder.node("Sigmoid", stem).conv(4, (3, 3), pads=[1, 1, 1, 1]).tensor
+    builder.node("Add", left, right)
+    assert steps(check_against_onnxruntime(builder)) == [1, "runtime", 1, 1, "runtime"]
+
+
+def with_domain(model: onnx.ModelProto) -> onnx.ModelProto:
+    model.graph.node[0].domain = "com.example"
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    return model
+
+
+def external_constant(location: str, offset: int = 0, length: int = 32) -> onnx.ModelProto:
+    model = ModelBuilder((4,)).gemm(2).model()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": str(offset), "length": str(length)}.items():
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    return model
+
+
+REFUSED = {
+    "foreign operator": (lambda: with_domain(ModelBuilder((4,)).node("Gelu").model()), "ONNX Runtime refuses"),
+    "constants of bytes in another file": (lambda: external_constant("weights.bin"), "not a valid ONNX model"),
+    "a tensor that is too large": (
+        lambda: ModelBuilder((1 << 20,), batch=1 << 20).node("Relu").model(),
+        "more than 2147483648 values",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_one_sentence(name: str):
     make, message = REFUSED[name]
     with pytest.raises((UnsupportedModelError, InvalidModelError), match=message) as caught:
-        import_bytes(make().SerializeToString(), "model.onnx")
+        Engine.from_onnx(load(make().SerializeToString(), "model.onnx"))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("model.onnx")
 
 
-def test_weights_that_are_not_finite_are_refused():
-    builder = ModelBuilder((2,))
-    builder.node("MatMul", "input", builder.constant(np.array([[1, np.nan], [0, 1]], np.float32)))
-    builder.shape = (2,)
-    with pytest.raises(InvalidModelError, match="not finite"):
-        load(builder)
+def test_weights_in_a_file_of_their_own(tmp_path: Path):
+    builder = ModelBuilder((64,)).gemm(64).node("Relu").gemm(8).node("Sigmoid")
+    onnx.save(builder.model(), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    assert (tmp_path / "m.data").stat().st_size > 64 * 64 * 4
+    x = random_input(builder, 5)
+    for engine in (own_engine(tmp_path / "m.onnx", 5), Engine.from_onnx(tmp_path / "m.onnx", 5)):
+        assert_close(engine.run(x), run_onnxruntime(builder.content(), x))
+
+
+@pytest.mark.parametrize(
+    ("location", "offset", "length"),
+    [
+        ("../weights.bin", 0, 32),
+        ("{folder}/weights.bin", 0, 32),
+        ("link.bin", 0, 32),
+        ("inside.bin", 0, 1 << 40),
+        ("inside.bin", 1 << 40, 32),
+        ("inside.bin", -32, 32),
+        ("inside.bin", 0, 16),
+        ("missing.bin", 0, 32),
+    ],
+)
+def test_weights_come_from_the_models_folder_within_bounds(tmp_path: Path, location: str, offset: int, length: int):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (tmp_path / "weights.bin", folder / "inside.bin"):
+        path.write_bytes(bytes(64))
+    (folder / "link.bin").symlink_to(tmp_path / "weights.bin")
+    model = external_constant(location.format(folder=tmp_path), offset, length)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InvalidModelError, match=r"not a valid ONNX model|is broken") as caught:
+        Engine.from_onnx(folder / "model.onnx")
+    assert "\n" not in str(caught.value)
 
 
 def test_batch_size_comes_from_the_file_or_the_caller():
-    assert load(ModelBuilder((4,)).node("Relu")).batch_size == 1
-    assert load(ModelBuilder((4,)).node("Relu"), 9).batch_size == 9
-    assert load(ModelBuilder((4,), batch=5).node("Relu")).batch_size == 5
+    def batch_size(builder: ModelBuilder, asked: int | None = None) -> int:
+        return Engine.from_onnx(builder.content(), asked).batch_size
+
+    assert batch_size(ModelBuilder((4,)).node("Relu")) == 1
+    assert batch_size(ModelBuilder((4,)).node("Relu"), 9) == 9
+    assert batch_size(ModelBuilder((4,), batch=5).node("Relu")) == 5
     with pytest.raises(InvalidInputError, match="made for a batch size of 5, but 9"):
-        load(ModelBuilder((4,), batch=5).node("Relu"), 9)
+        batch_size(ModelBuilder((4,), batch=5).node("Relu"), 9)
 
 
 def test_missing_file(tmp_path):

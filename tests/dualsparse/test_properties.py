@@ -3,17 +3,15 @@
 import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from onnx_models import ModelBuilder, assert_close, random_input, run_onnxruntime
+from onnx_models import ModelBuilder, assert_close, own_engine, random_input, run_onnxruntime
 
 from dualsparse import Engine, operators, portable, reference
-from dualsparse.onnx_import import import_bytes
-from dualsparse.plan import make_plan
 
 common = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 def portable_engine(builder: ModelBuilder, batch_size: int, threads: int = 1) -> Engine:
-    return Engine(make_plan(import_bytes(builder.content(), "test", batch_size)), threads, "portable")
+    return own_engine(builder.content(), batch_size, threads, "portable")
 
 
 @st.composite

@@ -47,6 +47,6 @@ class Adapter(Engine):
             threads=engine.threads,
             precision=engine.precision,
             instruction_set=engine.instruction_set,
-            own_operator_share=1.0,
+            own_operator_share=engine.own_share,
             details={layer.name: f"{kernel}, {layer.pattern}, {layer.pattern.density:.1%}" for layer, kernel in layers},
         )
