@@ -1,29 +1,5 @@
 # Measuring. Every benchmark job takes every core, so that none overlaps another or anything else, and comes after the jobs
 # that are none. Each takes turns with the reference by itself: a new case is one job. docs/measuring.md tells why.
-REFERENCE_ENVIRONMENT = study.engine_class(reference.ENGINE).environment
-
-if CONDA:
-
-    # Only the environment of the case itself is activated for its job.
-    rule locate_reference:
-        output:
-            "results/locate_reference/python.txt",
-        log:
-            "logs/locate_reference.log",
-        conda:
-            f"../envs/{REFERENCE_ENVIRONMENT}.yaml"
-        message:
-            "Finding the interpreter of the reference"
-        shell:
-            "python -c 'import sys; print(sys.executable)' > {output} 2> {log}"
-
-
-def reference_environment():
-    return rules.locate_reference.output[0] if CONDA else environment(REFERENCE_ENVIRONMENT)
-
-
-def reference_python():
-    return f"$(cat {reference_environment()})" if CONDA else interpreter(REFERENCE_ENVIRONMENT)
 
 
 rule benchmark:
@@ -35,7 +11,7 @@ rule benchmark:
         reference_model=reference_model(),
         reference_features=samples_of(DENSE, "test"),
         reference_logits=trained(DENSE, "logits.npy", MEASURED_SEED),
-        reference_environment=reference_environment(),
+        reference_environment=environment(REFERENCE_ENVIRONMENT),
         base_model=reference_model(reference.BASE[0]),
     output:
         "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}.json",
@@ -53,7 +29,7 @@ rule benchmark:
         environment=environment_status(engine_environment),
         model=model_option,
         seed=MEASURED_SEED,
-        reference_python=reference_python(),
+        reference_python=reference_python,
         measuring=as_json(config["measuring"]),
     message:
         "Measuring {wildcards.engine}, {wildcards.network} {wildcards.precision}, "

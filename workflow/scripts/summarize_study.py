@@ -122,9 +122,15 @@ def found_sparse(benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: p
         best = max(speeds, key=lambda choice: choice.estimate.value)
         correct = accuracy(networks, accuracies, best.network, best.precision, best.engine)
         told = f", {100 * correct:.1f} % accuracy" if correct is not None else ""
+        same = [
+            escaped(engine_title(choice.engine))
+            for choice in speeds
+            if choice is not best and not ratio(best.rows, choice.rows).is_told_from_one
+        ]
         entries.append(
             f"**Fastest of all:** {escaped(engine_title(best.engine))} on {escaped(best.network)}, "
-            f"{precision_title(best.precision)}{told}: {with_interval(best.estimate)} words/s."
+            f"{precision_title(best.precision)}{told}: {with_interval(best.estimate)} words/s"
+            f"{', not told from ' + ', '.join(same) if same else ''}."
         )
     return entries
 
