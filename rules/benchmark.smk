@@ -1,40 +1,17 @@
 # Measuring. Every benchmark job takes every core, so that none overlaps another or anything else, and comes after the jobs
 # that are none. Each takes turns with the reference by itself: a new case is one job. docs/measuring.md tells why.
-REFERENCE_ENVIRONMENT = study.engine_class(reference.ENGINE).environment
-
-if CONDA:
-
-    # Only the environment of the case itself is activated for its job.
-    rule locate_reference:
-        output:
-            "results/locate_reference/python.txt",
-        log:
-            "logs/locate_reference.log",
-        conda:
-            f"../envs/{REFERENCE_ENVIRONMENT}.yaml"
-        message:
-            "Finding the interpreter of the reference"
-        shell:
-            "python -c 'import sys; print(sys.executable)' > {output} 2> {log}"
-
-
-def reference_environment():
-    return rules.locate_reference.output[0] if CONDA else environment(REFERENCE_ENVIRONMENT)
-
-
-def reference_python():
-    return f"$(cat {reference_environment()})" if CONDA else interpreter(REFERENCE_ENVIRONMENT)
 
 
 rule benchmark:
     input:
         model=model_files,
-        features=f"results/extract_features/{DATA}/test.npz",
+        features=samples("test"),
         logits=measured_logits,
         environment=environment(engine_environment),
         reference_model=reference_model(),
+        reference_features=samples_of(DENSE, "test"),
         reference_logits=trained(DENSE, "logits.npy", MEASURED_SEED),
-        reference_environment=reference_environment(),
+        reference_environment=environment(REFERENCE_ENVIRONMENT),
         base_model=reference_model(reference.BASE[0]),
     output:
         "results/benchmark/{data}/{network}/{precision}/{engine}/batch{batch_size}-cores{cores}.json",
@@ -52,7 +29,7 @@ rule benchmark:
         environment=environment_status(engine_environment),
         model=model_option,
         seed=MEASURED_SEED,
-        reference_python=reference_python(),
+        reference_python=reference_python,
         measuring=as_json(config["measuring"]),
     message:
         "Measuring {wildcards.engine}, {wildcards.network} {wildcards.precision}, "
@@ -63,14 +40,15 @@ rule benchmark:
         "--network {wildcards.network} --dataset {wildcards.data} --seed {params.seed} "
         "--precision {wildcards.precision} --batch-size {wildcards.batch_size} --cores {wildcards.cores} "
         "--max-cores {threads} --reference-python {params.reference_python} --reference-model {input.reference_model} "
-        "--reference-logits {input.reference_logits} --base-model {input.base_model} "
+        "--reference-features {input.reference_features} --reference-logits {input.reference_logits} "
+        "--base-model {input.base_model} "
         "--measure {params.measuring:q} --out {output} > {log} 2>&1"
 
 
 rule evaluate:
     input:
         model=model_files,
-        features=f"results/extract_features/{DATA}/test.npz",
+        features=samples("test"),
         logits=reference_logits,
         environment=environment(engine_environment),
     output:
@@ -87,6 +65,7 @@ rule evaluate:
         python=interpreter(engine_environment),
         environment=environment_status(engine_environment),
         model=model_option,
+        batch_size=evaluated_batch,
         timeout=config["measuring"]["timeout_s"],
     message:
         "Accuracy of {wildcards.network} {wildcards.precision} in {wildcards.engine}, seed {wildcards.seed}"
@@ -94,7 +73,8 @@ rule evaluate:
         "{params.deploy} {params.program} --engine {wildcards.engine} --python {params.python} "
         "{params.environment} {params.model} --features {input.features} --logits {input.logits} "
         "--network {wildcards.network} --dataset {wildcards.data} --seed {wildcards.seed} "
-        "--precision {wildcards.precision} --timeout-s {params.timeout} --out {output} > {log} 2>&1"
+        "--precision {wildcards.precision} --batch-size {params.batch_size} --timeout-s {params.timeout} "
+        "--out {output} > {log} 2>&1"
 
 
 rule collect_benchmarks:

@@ -12,6 +12,7 @@ from snakemake.utils import update_config
 from sparsemark import configuration, study
 from sparsemark.files import InputError, exclusive_lock
 from sparsemark.measuring import reference
+from sparsemark.networks.entries import is_address
 from sparsemark.study import fingerprint
 
 if workflow.modifier.skip_configfile:
@@ -28,6 +29,8 @@ except InputError as error:
 DATA = study.data_name(config)
 CASES = study.cases(config)
 NETWORKS = list(config["networks"])
+TRAINED = study.trained_networks(config)
+FROM_FILES = study.file_networks(config)
 DENSE = study.dense_network(config)
 MEASURED_SEED = config["seeds"][0]
 # A benchmark takes every core that Snakemake may use, so nothing else runs beside it. The head of a cluster knows no such
@@ -62,8 +65,74 @@ def lock_study():
 
 
 def trained(network, file, seed="{seed}"):
-    """A file that training or pruning leaves for a network, e.g. its model.pt."""
-    return f"results/{study.trainer(config, network)}/{DATA}/{network}/seed{seed}/{file}"
+    """A file that training, pruning or importing leaves for a network, e.g. its logits.npy."""
+    return f"results/{study.trainer(config, network)}/{study.data_of(config, network)}/{network}/seed{seed}/{file}"
+
+
+def samples_of(network, split):
+    """A network's samples, of `test` or `calibration`."""
+    if network in FROM_FILES:
+        return trained(network, f"{split}.npz", MEASURED_SEED)
+    return f"results/extract_features/{DATA}/{split}.npz"
+
+
+def samples(split):
+    """Samples of a job's network, as an input."""
+
+    def path(wildcards):
+        return samples_of(wildcards.network, split)
+
+    return path
+
+
+def network_file(network):
+    """The ONNX file of a network that comes from one, downloaded if it is an address."""
+    root = study.data_of(config, network)
+    file = config["networks"][root]["onnx"]
+    return f"data/download_network/{root}.onnx" if is_address(file) else file
+
+
+def own_files(network):
+    """The files of the user's own that a network is made from."""
+    spec = study.training_spec(config, network)
+    if network in FROM_FILES:
+        return [network_file(network), *([spec["data"]] if "data" in spec else [])]
+    return [spec["module"].rpartition(":")[0]] if "module" in spec else []
+
+
+def own_files_of(wildcards):
+    return own_files(wildcards.network)
+
+
+def network_address(wildcards):
+    return config["networks"][wildcards.network]["onnx"]
+
+
+def network_code(name):
+    """The fingerprint of a program and of the architecture that it trains, as a parameter."""
+
+    def code(wildcards):
+        architecture = study.architecture(config, wildcards.network)
+        return fingerprint(name, *([f"sparsemark/networks/architectures/{architecture}"] if architecture else []))
+
+    return code
+
+
+def exported(wildcards):
+    """A network as ONNX at a batch size."""
+    folder = "fix_batch_size" if wildcards.network in FROM_FILES else "export_onnx"
+    return (
+        f"results/{folder}/{wildcards.data}/{wildcards.network}/seed{wildcards.seed}/batch{wildcards.batch_size}.onnx"
+    )
+
+
+def exported_status(wildcards):
+    """The status of a network from a file at a batch size, which it may not have."""
+    return f"{exported(wildcards)}.json" if wildcards.network in FROM_FILES else []
+
+
+def input_status(wildcards, input):
+    return f"--input-status {input.model_status}" if input.model_status else ""
 
 
 def teacher_model(wildcards):
@@ -109,6 +178,12 @@ def config_in_order(wildcards, output):
     return json.dumps(config)
 
 
+def evaluated_batch(wildcards):
+    """The batch size at which the whole test set is run; of a network from a file, one that is measured anyway."""
+    sizes = [case.batch_size for case in CASES if case.network == wildcards.network]
+    return max(sizes) if wildcards.network in FROM_FILES else 64
+
+
 def model_files(wildcards):
     """The model that an engine loads for a case, and the status of the rule that tried to make it, if it may fail."""
     model = study.model_path(
@@ -117,7 +192,7 @@ def model_files(wildcards):
         precision=wildcards.precision,
         network=wildcards.network,
         seed=getattr(wildcards, "seed", MEASURED_SEED),
-        batch_size=int(getattr(wildcards, "batch_size", 64)),
+        batch_size=int(getattr(wildcards, "batch_size", 0)) or evaluated_batch(wildcards),
     )
     if model is None:
         return []
@@ -156,6 +231,11 @@ def sha256_option(wildcards):
     return f"--sha256 {archive['sha256']}" if "sha256" in archive else ""
 
 
+def network_sha256_option(wildcards):
+    entry = config["networks"][wildcards.network]
+    return f"--sha256 {entry['sha256']}" if "sha256" in entry else ""
+
+
 def class_words(wildcards):
     """The words of a class set, without `unknown` and `silence`."""
     return config["class_sets"][wildcards.class_set]
@@ -178,10 +258,15 @@ TRAINED_FILES = [
 
 def benchmark_files():
     return [
-        f"results/benchmark/{DATA}/{case.network}/{case.precision}/{case.engine}/"
+        f"results/benchmark/{study.data_of(config, case.network)}/{case.network}/{case.precision}/{case.engine}/"
         f"batch{case.batch_size}-cores{case.cores}.json"
         for case in CASES
     ]
+
+
+def has_model(network, precision, engine):
+    case = {"network": network, "precision": precision, "engine": engine}
+    return study.model_path(config, **case, seed=MEASURED_SEED, batch_size=64) is not None
 
 
 def evaluation_files():
@@ -192,10 +277,10 @@ def evaluation_files():
     artefacts = {
         (case.network, case.precision, case.engine)
         for case in CASES
-        if case.precision in study.engine_class(case.engine).models
+        if has_model(case.network, case.precision, case.engine)
     }
     return [
-        f"results/evaluate/{DATA}/{network}/{precision}/{engine}/seed{seed}.json"
+        f"results/evaluate/{study.data_of(config, network)}/{network}/{precision}/{engine}/seed{seed}.json"
         for network, precision, engine in sorted(artefacts)
         for seed in (study.seeds(config, network) if precision == "int8" else [MEASURED_SEED])
     ]
@@ -211,7 +296,7 @@ PROFILED = [engine for engine in (*ABLATED, "tvm") if engine in config["engines"
 
 
 def ablation_files():
-    return [f"results/ablate_quantization/{DATA}/{DENSE}/{engine}.csv" for engine in ABLATED]
+    return [f"results/ablate_quantization/{DATA}/{DENSE}/{engine}.csv" for engine in ABLATED if TRAINED]
 
 
 def profile_files():
@@ -220,7 +305,7 @@ def profile_files():
         f"results/profile_operators/{DATA}/{DENSE}/{precision}/{engine}.csv"
         for engine in PROFILED
         for precision in ("fp32", "int8")
-        if precision in study.engine_class(engine).models
+        if TRAINED and precision in study.engine_class(engine).models
     ]
 
 
@@ -245,6 +330,12 @@ TABLES = {
 }
 PUBLISHED = "resources/fpga.csv"
 PAGES = yaml.safe_load((study.ROOT / "report/pages.yaml").read_text(encoding="utf-8"))
+# Without a trained network the study's own questions have no answers; without a file, its section has nothing to show.
+OWN_SECTION, GENERAL_SECTIONS = "5 Networks from files", ("7 Tables", "8 How it was measured")
+if not TRAINED:
+    PAGES = {name: page for name, page in PAGES.items() if page["section"] in (OWN_SECTION, *GENERAL_SECTIONS)}
+if not FROM_FILES:
+    PAGES = {name: page for name, page in PAGES.items() if page["section"] != OWN_SECTION}
 
 
 def page_file(page):

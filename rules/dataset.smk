@@ -2,6 +2,9 @@
 
 
 rule download_dataset:
+    input:
+        # A wrong network is told before hours of downloads.
+        checked=ancient("results/check_networks.json"),
     output:
         "data/download_dataset/{dataset}/{part}.tar.gz",
     log:
@@ -26,6 +29,7 @@ rule download_dataset:
 rule prepare_dataset:
     input:
         archives=archives,
+        checked=ancient("results/check_networks.json"),
         environment=environment("train"),
     output:
         waveforms=expand(

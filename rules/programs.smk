@@ -25,6 +25,7 @@ if CONDA:
     # Snakemake itself keeps PYTHONPATH from conda's jobs; packages of ~/.local would come into installs, too.
     os.environ.update(PYTHONNOUSERSITE="1")
 
+REFERENCE_ENVIRONMENT = study.engine_class(reference.ENGINE).environment
 ENVIRONMENTS = ["train", *dict.fromkeys(study.engine_class(engine).environment for engine in study.engines(config))]
 
 
@@ -129,3 +130,11 @@ def engine_code(*programs, beside=()):
 
 def chosen(environment, wildcards):
     return environment(wildcards) if callable(environment) else environment
+
+
+def reference_python(wildcards, output):
+    """The reference's interpreter, as a parameter. Of conda's environments, only that of the case itself is activated."""
+    if not CONDA:
+        return interpreter(REFERENCE_ENVIRONMENT)(wildcards, output)
+    record = f"results/deploy_env/{Path(study.environment_prefix(REFERENCE_ENVIRONMENT)).name}.json"
+    return f'$(python -c \'import json; print(json.load(open("{record}"))["python"])\')'

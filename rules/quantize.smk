@@ -30,8 +30,9 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
         name:
             preparation
         input:
-            model=from_checkpoint if tool == "pytorch" else rules.export_onnx.output,
-            calibration=("results/extract_features/{data}/calibration.npz" if CALIBRATED in options else []),
+            model=from_checkpoint if tool == "pytorch" else exported,
+            model_status=[] if tool == "pytorch" else exported_status,
+            calibration=samples("calibration") if CALIBRATED in options else [],
             environment=environment(tool),
         output:
             model=f"results/{preparation}/{{data}}/{{network}}/seed{{seed}}/batch{{batch_size}}.{form}",
@@ -51,10 +52,11 @@ for preparation, (tool, form, options) in PREPARATIONS.items():
             attempt=program("attempt"),
             program=program(preparation, tool),
             environment=environment_status(tool),
+            status=input_status,
             options=options_of_tool(options),
         message:
             f"{preparation}: {{wildcards.network}}, batch {{wildcards.batch_size}}"
         shell:
-            "{params.deploy} {params.attempt} {params.environment} --model {output.model} "
+            "{params.deploy} {params.attempt} {params.environment} {params.status} --model {output.model} "
             "--status {output.status} -- {params.program} --model {input.model} {params.options} "
             "--out {output.model} > {log} 2>&1"

@@ -7,7 +7,7 @@ STUDY = [
     "results/networks.csv",
     "results/accuracies.csv",
     "results/benchmarks.csv",
-    "results/claims.csv",
+    *(["results/claims.csv"] if TRAINED else []),
     "results/summary.rst",
     *map(page_file, PAGES),
 ]
@@ -65,7 +65,7 @@ rule summarize_study:
         benchmarks="results/benchmarks.csv",
         networks="results/networks.csv",
         accuracies="results/accuracies.csv",
-        claims="results/claims.csv",
+        claims="results/claims.csv" if TRAINED else [],
     output:
         "results/summary.rst",
     log:
@@ -76,11 +76,12 @@ rule summarize_study:
     params:
         code=fingerprint("summarize_study"),
         program=program("summarize_study"),
+        claims="--claims results/claims.csv" if TRAINED else "",
     message:
         "Summarising what was found"
     shell:
         "{params.program} --benchmarks {input.benchmarks} --networks {input.networks} "
-        "--accuracies {input.accuracies} --claims {input.claims} --out {output} > {log} 2>&1"
+        "--accuracies {input.accuracies} {params.claims} --out {output} > {log} 2>&1"
 
 
 for page, entry in PAGES.items():

@@ -12,7 +12,7 @@ import onnx
 import torch
 
 from export_onnx import to_onnx
-from sparsemark.networks.gsc_cnn import build_network, save_network
+from sparsemark.networks.network import build_network, save_network
 from sparsemark.networks.weight_masks import apply_masks, make_masks
 
 CLASSES, CLIPS, CALIBRATION_CLIPS = 12, 300, 128

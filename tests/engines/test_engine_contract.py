@@ -58,7 +58,7 @@ def models(tmp_path_factory):
         rule = template.parts[0]
         if rule == "{trained}":
             return folder / f"{network}.pt"
-        if rule == "export_onnx":
+        if rule == "{exported}":
             return folder / f"{network}-batch{batch_size}.onnx"
         return prepared(rule, template.suffix, engine_class(engine).environment, network, batch_size)
 
@@ -106,7 +106,7 @@ def test_an_adapter_describes_itself_without_its_engine(engine):
     assert (study.ROOT / "envs" / f"{adapter.environment}.yaml").exists()
     assert adapter.models and set(adapter.models) <= set(PRECISIONS)
     for template in adapter.models.values():
-        path = template.format(trained="train", data="d", network="n", seed=1, batch_size=4)
+        path = template.format(trained="train", exported="export_onnx", data="d", network="n", seed=1, batch_size=4)
         rule = path.split("/")[0]
         assert (study.SCRIPTS / f"{rule}.py").exists(), f"{template}: no script {rule}.py makes it"
 

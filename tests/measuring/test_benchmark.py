@@ -26,7 +26,7 @@ from sparsemark.files import InputError
 from sparsemark.measuring import reference
 from sparsemark.measuring.case import model_sha256
 from sparsemark.measuring.engine_process import Ended, Group
-from sparsemark.measuring.topology import Cpu, plan_layouts
+from sparsemark.measuring.topology import CoreClass, Cpu, plan_layouts
 
 FAKE_ENGINES = Path(__file__).parent / "fake_engines"
 MEASURE = {"warmup_s": 0.01, "warmup_samples": 1, "rounds": 2, "turn_s": 0.03, "budget_s": 0.5, "timeout_s": 60}
@@ -142,6 +142,10 @@ def test_the_reference_has_a_thread_on_each_core():
     hyper = [Cpu(0, 0, core, number) for core in range(4) for number in (core, core + 4)]
     assert reference_layout(plan_layouts(hyper, "all")).cpu_sets == ((0,), (1,), (2,), (3,))
     assert reference_layout(plan_layouts(hyper, "1")).cpu_sets == ((3,),)
+    # One fast core alone is a layout of this hybrid, but not all of it.
+    slow = CoreClass(1, "slow")
+    hybrid = [Cpu(0, 0, 0, 0, CoreClass(0, "fast")), *(Cpu(0, 0, number, number, slow) for number in (1, 2, 3))]
+    assert reference_layout(plan_layouts(hybrid, "all")).cpu_sets == ((0,), (1,), (2,), (3,))
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,23 @@ class Echo:
 
 def test_logits_come_back_in_order_without_the_padding():
     x = np.arange(28, dtype=np.float32).reshape(7, 1, 2, 2)
-    assert np.array_equal(infer(Echo(), x, 3, 4), x.reshape(7, 4))
+    assert np.array_equal(infer(Echo(), x, 3, (4,)), x.reshape(7, 4))
+
+
+def test_outputs_may_have_any_shape():
+    """As those of a network from a file; a clip's error is over all its numbers."""
+    x = np.arange(1, 29, dtype=np.float32).reshape(7, 1, 2, 2)
+    engine = Echo(lambda flat: flat.reshape(len(flat), 2, 2))
+    found = infer(engine, x, 3, (2, 2))
+    assert np.array_equal(found, x[:, 0])
+    assert compare(1.5 * found, found) == {"relative_error": pytest.approx(0.5), "agreement": 1.0}
+    with pytest.raises(ParityError, match=r"expected float32 \(3, 4\)"):
+        infer(engine, x, 3, (4,))
+
+
+def test_timing_walks_through_few_clips_if_they_are_large():
+    x = np.zeros((40, 3, 256, 256), np.float32)
+    assert sum(map(len, timing_batches(x, 1))) == MINIMUM_BATCHES
 
 
 @pytest.mark.parametrize(
@@ -112,7 +128,7 @@ def test_logits_come_back_in_order_without_the_padding():
 def test_an_engine_that_breaks_the_protocol_fails_parity(change, message):
     x = np.ones((4, 1, 2, 2), np.float32)
     with pytest.raises(ParityError, match=message):
-        infer(Echo(change), x, 2, 4)
+        infer(Echo(change), x, 2, (4,))
 
 
 def test_compare_takes_the_median_clip():
@@ -134,6 +150,16 @@ def test_tolerances_tell_the_precisions_apart():
                 check_parity(logits, reference, stricter)
     with pytest.raises(ParityError, match="same class"):
         check_parity(reference[:, ::-1] * 1e-6 + reference * 0, reference, "int8")
+
+
+def test_without_labels_the_largest_output_is_no_class():
+    reference = np.array([[1.0, 1.001], [1.001, 1.0]] * 20, np.float32)
+    swapped = np.ascontiguousarray(reference[:, ::-1])
+    with pytest.raises(ParityError, match=r"same class 0\.0%"):
+        check_parity(swapped, reference, "int8")
+    assert check_parity(swapped, reference, "int8", labelled=False)["agreement"] == 0
+    with pytest.raises(ParityError, match=r"relative error 0\.5 \(at most 0\.25\)$"):
+        check_parity(0.5 * reference, reference, "int8", labelled=False)
 
 
 def test_threads_that_compute_are_told_from_those_that_wait():

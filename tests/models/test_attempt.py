@@ -57,3 +57,11 @@ def test_an_environment_that_could_not_be_built_is_the_reason(tmp_path):
     model, status = run(tmp_path, "raise SystemExit('never run')", "--environment-status", str(environment))
     assert model.read_bytes() == b""
     assert (status["status"], status["reason"]) == ("unsupported", "needs Python 3.9")
+
+
+def test_a_model_that_could_not_be_made_is_not_worked_on(tmp_path):
+    (tmp_path / "input.json").write_text(json.dumps({"status": "unsupported", "reason": "one batch size only"}))
+    code = "import sys; open(sys.argv[1], 'w').write('model')"
+    model, status = run(tmp_path, code, "--input-status", str(tmp_path / "input.json"))
+    assert model.read_bytes() == b""
+    assert (status["status"], status["reason"]) == ("unsupported", "one batch size only")

@@ -10,7 +10,7 @@ import torch
 
 import export_onnx
 from sparsemark.files import InputError
-from sparsemark.networks.gsc_cnn import build_network, save_network
+from sparsemark.networks.network import build_network, save_network
 from sparsemark.networks.training import predict
 
 SPECS = {

@@ -8,7 +8,8 @@ import torch
 
 from sparsemark.files import InputError
 from sparsemark.networks.activation_sparsity import KWinners
-from sparsemark.networks.gsc_cnn import build_network, layer_table, load_network, save_network
+from sparsemark.networks.layers import layer_table
+from sparsemark.networks.network import build_network, load_network, save_network
 
 
 def test_size_is_the_study_s() -> None:
@@ -93,9 +94,9 @@ def test_gated_columns_see_what_the_gate_sums() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"k_winners": {"act4": 0.1}}, "unknown activation 'act4'"),
+        ({"k_winners": {"act4": 0.1}}, "activation 'act4' does not exist"),
         ({"k_winners": {"act1": 0}}, "act1: expected a density above 0"),
-        ({"column_gate": 6}, "expected 1 to 5 columns, got 6"),
+        ({"column_gate": 6}, "columns from 1 to 5, got 6"),
     ],
 )
 def test_impossible_networks_are_one_sentence(spec: dict, message: str) -> None:

@@ -10,8 +10,8 @@ from training_step import disturb
 
 import prune
 from sparsemark.files import InputError
-from sparsemark.networks.gsc_cnn import build_network, load_network, save_network
-from sparsemark.networks.sparsity_patterns import LAYERS
+from sparsemark.networks.layers import layers_of
+from sparsemark.networks.network import build_network, load_network, save_network
 from sparsemark.networks.weight_masks import apply_masks, magnitude_masks, verify_masks
 
 CLASSES = ["yes", "no", "unknown", "silence"]
@@ -25,7 +25,7 @@ def model():
 
 
 def shares(model):
-    return {name: float((getattr(model, name).weight == 0).float().mean()) for name in LAYERS}
+    return {name: float((getattr(model, name).weight == 0).float().mean()) for name in layers_of(model)}
 
 
 def test_schedule_follows_the_cubic_curve_and_then_holds(model):
@@ -96,7 +96,7 @@ def test_start_keeps_weights_and_statistics_but_not_win_counts(model, tmp_path):
     save_network(tmp_path / "start.pt", start, network="start", spec={"k_winners": {"act3": 0.1}}, classes=CLASSES)
     spec = {"k_winners": {"act2": 0.2, "act3": 0.1}, "column_gate": 2}
     teacher = prune.load_for(tmp_path / "start.pt", CLASSES)
-    begun = prune.begin(teacher, spec, len(CLASSES))
+    begun = prune.begin(teacher, spec, len(CLASSES), "here")
     assert torch.equal(begun.linear1.weight, start.linear1.weight)
     assert torch.equal(begun.bn2.running_mean, start.bn2.running_mean)
     assert begun.act3.duty_cycle.sum() == 0 and teacher.act3.duty_cycle.sum() > 0
@@ -153,7 +153,7 @@ def test_program_writes_a_network_that_keeps_its_promise(prepared, tmp_path, spe
         logits = model(torch.from_numpy(test["x"]))
     torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "logits.npy")), logits)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    weights = sum(int(torch.count_nonzero(getattr(model, name).weight)) for name in LAYERS)
+    weights = sum(int(torch.count_nonzero(getattr(model, name).weight)) for name in layers_of(model))
     assert metrics["nonzero_weights"] == weights
     assert metrics["parameters"] > metrics["nonzero_weights"]
 
@@ -162,7 +162,7 @@ def test_a_pruned_start_keeps_its_masks():
     model = build_network({}, len(CLASSES))
     spec = {"sparsity": {**SPARSITY, "linear1": 0.875}, "pattern": "n_of_64"}
     apply_masks(model, magnitude_masks(model, spec["sparsity"], spec["pattern"]))
-    kept = {name: getattr(model, name).weight != 0 for name in LAYERS}
+    kept = {name: getattr(model, name).weight != 0 for name in layers_of(model)}
     pruning = prune.GradualPruning(model, spec)
     disturb(model)
     pruning(1, 100)
@@ -189,7 +189,7 @@ def test_program_learns_from_the_teacher_it_is_given(prepared, tmp_path):
 
 @pytest.mark.parametrize("gate", [1, 2, 3, "pair"])
 def test_gate_of_a_pruned_network_silences_whole_columns(prepared, gate):
-    model = prune.begin(prune.load_for(prepared / "model.pt", CLASSES), {"column_gate": gate}, len(CLASSES))
+    model = prune.begin(prune.load_for(prepared / "model.pt", CLASSES), {"column_gate": gate}, len(CLASSES), "here")
     model.eval()
     columns = []
     model.linear1.register_forward_pre_hook(lambda _, inputs: columns.append(inputs[0].reshape(-1, 64, 5, 5)))

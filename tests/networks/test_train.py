@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from training_step import disturb
 
 import train
 from sparsemark.networks import training
-from sparsemark.networks.gsc_cnn import build_network, load_network
+from sparsemark.networks.network import build_network, load_network
 from sparsemark.networks.training import fit
 from sparsemark.networks.training_data import TrainingData
 from sparsemark.networks.training_settings import Settings
@@ -21,14 +22,14 @@ SPARSITY = {"conv1": 0.5, "conv2": 0.8, "linear1": 0.95}
 SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3}
 
 
-def sparse_network(seed: int = 1) -> training.GscCnn:
+def sparse_network(seed: int = 1) -> nn.Module:
     torch.manual_seed(seed)
     model = build_network({}, 5)
     apply_masks(model, make_masks(model, {"sparsity": SPARSITY}, torch.Generator().manual_seed(seed)))
     return model
 
 
-def nonzero(model: training.GscCnn) -> dict[str, torch.Tensor]:
+def nonzero(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: getattr(model, name).weight != 0 for name in SPARSITY}
 
 
@@ -91,7 +92,7 @@ def test_a_killed_training_goes_on_with_its_masks(
     # The checkpoint at the end of the second epoch is of a step at which weights have just moved.
     assert 2 * steps % train.MOVE_INTERVAL == 0
 
-    def run(model: training.GscCnn, dies: bool = False, **options: Path) -> None:
+    def run(model: nn.Module, dies: bool = False, **options: Path) -> None:
         keep = KeptMasks(model, list(SPARSITY), regrowth=0.3)
 
         def after_step(step: int, total: int) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import train
 from sparsemark.data.frontend import MARGIN, STEPS, LogMel
 from sparsemark.files import InputError
 from sparsemark.networks import training
-from sparsemark.networks.gsc_cnn import build_network, load_network, save_network
+from sparsemark.networks.network import build_network, load_network, save_network
 from sparsemark.networks.training import fit, predict
 from sparsemark.networks.training_data import Augmentation, TrainingData
 from sparsemark.networks.training_settings import Settings, settings_from
@@ -32,7 +33,7 @@ def data(tiny: tuple[Path, Path]) -> TrainingData:
     return TrainingData(*tiny)
 
 
-def fresh() -> training.GscCnn:
+def fresh() -> nn.Module:
     torch.manual_seed(1)
     return build_network({}, 5)
 

@@ -4,16 +4,18 @@ import pytest
 import torch
 
 from sparsemark.files import InputError
-from sparsemark.networks.gsc_cnn import build_network
-from sparsemark.networks.sparsity_patterns import LAYERS, PATTERNS, TAP_QUADS, check_spec, effective_pattern, kept_of_64
+from sparsemark.networks.layers import layers_of
+from sparsemark.networks.network import build_network, check_network
+from sparsemark.networks.sparsity_patterns import PATTERNS, TAP_QUADS, check_spec, effective_pattern, kept_of_64
 from sparsemark.networks.weight_masks import (
     apply_masks,
     global_sparsities,
-    group_first_outputs,
+    grouped_outputs,
     layer_mask,
     magnitude_masks,
     make_masks,
     verify_masks,
+    weights_of,
 )
 
 SPARSITY = {"conv1": 0.5, "conv2": 0.8, "linear1": 0.9375}
@@ -50,7 +52,7 @@ def test_masks_reach_the_sparsity_and_pass_their_own_check(model, pattern, sourc
         assert torch.equal(weight != 0, masks[name]), "no weight is zero by chance, and none survives its mask"
         # n_of_64 rounds to whole channels, blocks of 16 to whole blocks (the last of linear1's is smaller).
         kept = float(masks[name].float().mean())
-        if effective_pattern(name, pattern) == "tap_quads":
+        if effective_pattern(layers_of(model)[name], pattern) == "tap_quads":
             assert 0 < kept <= 1 - sparsity
         else:
             assert kept == pytest.approx(1 - sparsity, abs=0.005)
@@ -127,7 +129,7 @@ def test_grouping_the_first_outputs_changes_the_order_only(model):
     grouped.bn1.running_mean.normal_(generator=generator())
     before = build_network({}, 12)
     before.load_state_dict(grouped.state_dict())
-    group_first_outputs(grouped, 0.36)
+    grouped.reorder_outputs("conv1", grouped_outputs(grouped.conv1.weight, 0.36))
     assert not torch.equal(grouped.conv1.weight, before.conv1.weight)
     x = torch.randn(5, 1, 32, 32, generator=generator())
     with torch.no_grad():
@@ -144,7 +146,7 @@ def test_grouping_gathers_filters_that_keep_the_same_taps():
             alive = [tap for quad in sets[which % 4] for tap in TAP_QUADS[quad]]
             weight[output, [tap for tap in range(25) if tap not in alive]] = 0
     nonzero = int(torch.count_nonzero(network.conv1.weight))
-    group_first_outputs(network, 0.36)
+    network.reorder_outputs("conv1", grouped_outputs(network.conv1.weight, 0.36))
     apply_masks(network, magnitude_masks(network, {"conv1": 0.36}, "n_of_64"))
     assert int(torch.count_nonzero(network.conv1.weight)) == nonzero
 
@@ -161,7 +163,7 @@ def greedy_complementary(scores, capacity):
 
 def test_complementary_equals_the_greedy_choice(model):
     scores = torch.rand(model.conv2.weight.shape, generator=generator(1))
-    mask = layer_mask("conv2", scores, 0.8, "complementary")
+    mask = layer_mask(layers_of(model)["conv2"], scores, 0.8, "complementary")
     # In the common view positions come before channels; the order within a kernel is of no matter here.
     assert torch.equal(mask[5:10].flatten(1), greedy_complementary(scores[5:10].flatten(1), 320))
 
@@ -185,7 +187,7 @@ def test_random_masks_repeat_with_the_seed_and_differ_without(model):
 def test_one_number_ranks_all_layers(model, pattern):
     spec = {"start": "dense", "sparsity": 0.9, "pattern": pattern}
     masks = magnitude_masks(model, 0.9, pattern)
-    assert list(masks) == list(LAYERS)
+    assert list(masks) == list(layers_of(model))
     kept = sum(int(mask.sum()) for mask in masks.values())
     total = sum(mask.numel() for mask in masks.values())
     assert kept == pytest.approx(0.1 * total, rel=0.01)
@@ -203,7 +205,9 @@ def test_global_ranking_is_free_of_a_layers_scale(model):
     scaled.load_state_dict(model.state_dict())
     with torch.no_grad():
         scaled.conv2.weight *= 1000
-    before, after = (global_sparsities(network, 0.9, "unstructured") for network in (model, scaled))
+    before, after = (
+        global_sparsities(layers_of(network), weights_of(network), 0.9, "unstructured") for network in (model, scaled)
+    )
     assert after == pytest.approx(before, abs=1e-3)
 
 
@@ -259,22 +263,11 @@ def test_good_specs_pass(spec):
         ({"sparsity": float("nan")}, r"here\.sparsity: .* got nan"),
         ({"sparsity": True}, r"here\.sparsity: .* got True"),
         ({"sparsity": {"conv2": 1}}, r"here\.sparsity\.conv2: .* got 1"),
-        ({"sparsity": {"conv3": 0.5}}, r"layer 'conv3' does not exist .*conv1, conv2, linear1, linear2"),
-        ({"sparsity": {"linear2": 0.5}, "pattern": "n_of_64"}, r"divide by 64, but linear2 has 1500"),
-        ({"sparsity": {"conv2": 0.999}, "pattern": "n_of_64"}, r"keeps 0 of 64"),
-        ({"sparsity": {"conv1": 0.9}, "pattern": "n_of_64"}, r"none of the fours of taps"),
         ({"sparsity": 0.9, "pattern": "n_of_64"}, r"one sparsity per layer"),
         ({"sparsity": 0.9, "pattern": "checkerboard"}, r"here\.pattern: 'checkerboard' is unknown"),
         ({"pattern": "block4"}, r"missing key 'sparsity'"),
-        ({"k_winners": {"act3": 0.0001}}, r"here\.k_winners\.act3: .* 0 winners of 1500"),
         ({"k_winners": {"act3": 0}}, r"density above 0"),
-        ({"k_winners": {"act4": 0.1}}, r"activation 'act4' does not exist"),
         ({"k_winners": 0.1}, r"a density for each activation"),
-        ({"column_gate": 0}, r"here\.column_gate: expected 'pair' or a number of columns from 1 to 5, got 0"),
-        ({"column_gate": 6}, r"got 6"),
-        ({"column_gate": True}, r"got True"),
-        ({"column_gate": 2.5}, r"got 2\.5"),
-        ({"column_gate": "both"}, r"got 'both'"),
         ({"start": ""}, r"here\.start: expected the name"),
         ({"sparsity": 0.9, "regrowth": 0}, r"here\.regrowth: expected a share .* got 0"),
         ({"sparsity": 0.9, "regrowth": 1}, r"got 1"),
@@ -287,4 +280,30 @@ def test_good_specs_pass(spec):
 def test_bad_specs_are_one_clear_sentence(spec, message):
     with pytest.raises(InputError, match=message) as caught:
         check_spec(spec, "here")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"sparsity": {"conv3": 0.5}}, r"layer 'conv3' does not exist .*conv1, conv2, linear1, linear2"),
+        ({"sparsity": {"linear2": 0.5}, "pattern": "n_of_64"}, r"divide by 64, but linear2 has 1500"),
+        ({"sparsity": {"conv2": 0.999}, "pattern": "n_of_64"}, r"keeps 0 of 64"),
+        ({"sparsity": {"conv1": 0.9}, "pattern": "n_of_64"}, r"none of the fours of taps"),
+        ({"k_winners": {"act3": 0.0001}}, r"here\.k_winners\.act3: .* 0 winners of 1500"),
+        ({"k_winners": {"act4": 0.1}}, r"activation 'act4' does not exist"),
+        ({"column_gate": 0}, r"here\.column_gate: expected 'pair' or a number of columns from 1 to 5, got 0"),
+        ({"column_gate": 6}, r"got 6"),
+        ({"column_gate": True}, r"got True"),
+        ({"column_gate": 2.5}, r"got 2\.5"),
+        ({"column_gate": "both"}, r"got 'both'"),
+        ({"architecture": "ds_cnn", "sparsity": {"conv2": 0.5}}, r"'conv2' does not exist .*first\.0, blocks\.0\.0\.0"),
+        ({"architecture": "ds_cnn", "column_gate": 2}, r"column_gate: ds_cnn has no such option"),
+        ({"architecture": "resnet"}, r"here\.architecture: 'resnet' is unknown \(expected one of ds_cnn, gsc_cnn"),
+        ({"width": 0.5, "sparsity": {"conv2": 0.5}, "pattern": "n_of_64"}, r"divide by 64, but conv2 has 32"),
+    ],
+)
+def test_what_a_network_has_not_is_one_clear_sentence(spec, message):
+    with pytest.raises(InputError, match=message) as caught:
+        check_network(spec, 12, "here")
     assert "\n" not in str(caught.value)

@@ -106,6 +106,8 @@ def network_rows() -> list[dict]:
     return [
         {
             "network": network,
+            "kind": "trained",
+            "unit": "words",
             "dataset": "speech_commands_v0.02",
             "dataset_title": "Speech Commands v0.02",
             "class_set": "commands",
@@ -113,6 +115,7 @@ def network_rows() -> list[dict]:
             "accuracy": 0.97 + 0.001 * seed - (0.001 if left < 1 else 0.0),
             "test_clips": 4890,
             "parameters": PARAMETERS,
+            "weights": PARAMETERS,
             "nonzero_weights": int(PARAMETERS * left),
             "macs": MACS,
             "nonzero_macs": int(MACS * left),
@@ -120,6 +123,61 @@ def network_rows() -> list[dict]:
         for network, left in LEFT.items()
         for seed in (1, 2, 3)
     ]
+
+
+#: A smaller dense network, as fast as the sparse ones without dualsparse; and a network from a file, pruned to a tenth.
+SMALL_GAIN, SMALL_MACS = 3.0, 2_000_000
+OWN_SPECS = {"mine": {"onnx": "mine.onnx", "data": "my.npz"}, "light": {"start": "mine", "sparsity": 0.9}}
+OWN_GAINS = {("deepsparse", "light"): 2.0}
+
+
+def with_small_dense(accuracy: float = 0.97) -> tuple[list[dict], list[dict], list[dict]]:
+    """Benchmarks, networks and accuracies with a small dense network of the given accuracy."""
+    small = like_dense("small", dict.fromkeys(SPEEDS, SMALL_GAIN))
+    networks = [row for row in network_rows() if row["network"] == "dense"]
+    networks = [
+        row | {"network": "small", "macs": SMALL_MACS, "nonzero_macs": SMALL_MACS, "accuracy": accuracy}
+        for row in networks
+    ]
+    accuracies = [
+        row | {"network": "small", "accuracy": accuracy} for row in accuracy_rows() if row["network"] == "dense"
+    ]
+    return benchmark_rows() + small, network_rows() + networks, accuracy_rows() + accuracies
+
+
+def own_network_rows() -> list[dict]:
+    """A network from a file, with an accuracy, and what is left of it as a what-if, without one."""
+    shared = network_rows()[0] | {
+        "unit": "images",
+        "dataset": "mine",
+        "dataset_title": "my.npz",
+        "class_set": "",
+        "seed": 1,
+        "test_clips": 32,
+    }
+    return [
+        shared | {"network": "mine", "kind": "file", "accuracy": 0.75},
+        shared
+        | {"network": "light", "kind": "what-if", "accuracy": ""}
+        | {"nonzero_weights": PARAMETERS // 10, "nonzero_macs": MACS // 10},
+    ]
+
+
+def own_benchmark_rows(alone: bool = False) -> list[dict]:
+    """Both networks as fast as the dense one, but the what-if twice as fast in DeepSparse; alone, with a reference."""
+    gains = {name: {("deepsparse", "fp32"): gain} for (_, name), gain in OWN_GAINS.items()}
+    mine = [row | {"network": "mine"} for row in benchmark_rows() if row["network"] == "dense"]
+    return (mine if alone else like_dense("mine", {})) + like_dense("light", gains["light"])
+
+
+def like_dense(network: str, gains: dict[tuple[str, str], float]) -> list[dict]:
+    """The dense network's rows for another one, faster by a gain in some engines and precisions."""
+    no_reference = {"network": network, "is_reference": False, "base_ratio": ""}
+    rows = [row | no_reference for row in benchmark_rows() if row["network"] == "dense"]
+    for row in rows:
+        if row["ratio"]:
+            row["ratio"] *= gains.get((row["engine"], row["precision"]), 1.0)
+    return rows
 
 
 def accuracy_rows() -> list[dict]:
@@ -178,15 +236,20 @@ def profile_rows() -> list[dict]:
     ]
 
 
-def write_tables(folder: Path, benchmarks: list[dict] | None = None, networks: list[dict] | None = None) -> None:
+def write_tables(
+    folder: Path,
+    benchmarks: list[dict] | None = None,
+    networks: list[dict] | None = None,
+    accuracies: list[dict] | None = None,
+) -> None:
     """Write the tables and config.yaml into `folder`."""
     for name, rows, example in (
         ("benchmarks", benchmarks, benchmark_rows()),
         ("networks", networks, network_rows()),
-        ("accuracies", None, accuracy_rows()),
+        ("accuracies", accuracies, accuracy_rows()),
         ("ablation", None, ablation_rows()),
         ("profile", None, profile_rows()),
     ):
         table = pd.DataFrame(example if rows is None else rows, columns=list(example[0]))
         table.to_csv(folder / f"{name}.csv", index=False)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"networks": SPECS}), encoding="utf-8")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"networks": SPECS | OWN_SPECS}), encoding="utf-8")

@@ -52,6 +52,8 @@ MEASURED = {
 FAILED = {**STATE, "layout": "1x2", "round": 1, "status": "failed", "reason": 'SIGSEGV, "gone"'}
 METRICS = {
     "network": "dense",
+    "kind": "trained",
+    "unit": "words",
     "dataset": "synthetic_speech",
     "title": "Synthetic speech",
     "class_set": "commands",
@@ -60,6 +62,7 @@ METRICS = {
     "test_clips": 100,
     "validation_accuracy": 0.91,
     "parameters": 2522128,
+    "weights": 2522000,
     "nonzero_weights": 2521984,
     "macs": 13912400,
     "nonzero_macs": 13912400,

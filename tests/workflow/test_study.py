@@ -1,8 +1,10 @@
 """The cases and paths that follow from a configuration."""
 
+import pytest
 import yaml
 
-from sparsemark import study
+from sparsemark import configuration, study
+from sparsemark.files import InputError
 
 CONFIG = yaml.safe_load((study.ROOT / "config.yaml").read_text())
 
@@ -115,3 +117,82 @@ def test_an_environment_folder_changes_with_its_file(tmp_path, monkeypatch):
     folders.append(study.environment_prefix("small"))
     assert len(set(folders)) == 3
     assert all(folder.startswith(".envs/small-") for folder in folders)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """An entry with an ONNX file and samples that exist, as far as this room looks."""
+    for name in ("net.onnx", "my.npz", "net.py"):
+        (tmp_path / name).touch()
+    return {"onnx": str(tmp_path / "net.onnx"), "data": str(tmp_path / "my.npz")}
+
+
+def with_networks(networks):
+    """The default configuration with these networks beside its own."""
+    return {**CONFIG, "networks": {**CONFIG["networks"], **networks}}
+
+
+def test_a_network_from_a_file_is_imported_and_may_be_pruned_as_a_what_if(files):
+    config = with_networks({"mine": {**files, "unit": "images"}, "light": {"start": "mine", "sparsity": 0.9}})
+    configuration.resolve(config)
+    assert study.file_networks(config) == ["mine", "light"]
+    assert study.trained_networks(config) == list(CONFIG["networks"])
+    assert study.trainer(config, "light") == "import_network"
+    assert study.seeds(config, "light") == [1]
+    assert study.data_of(config, "light") == "mine" and study.data_of(config, "dense") == study.data_name(config)
+    assert study.training_spec(config, "light") == {**files, "unit": "images", "start": "mine", "sparsity": 0.9}
+    case = {"network": "light", "seed": 1, "batch_size": 8}
+    path = study.model_path(config, engine="onnxruntime", precision="fp32", **case)
+    assert path == "results/fix_batch_size/mine/light/seed1/batch8.onnx"
+    path = study.model_path(config, engine="openvino", precision="int8", **case)
+    assert path == "results/quantize_openvino/mine/light/seed1/batch8.onnx"
+    for engine, precision in (("pytorch_eager", "fp32"), ("pytorch_compile", "int8")):
+        assert study.model_path(config, engine=engine, precision=precision, **case) is None
+
+
+def test_a_pruned_network_has_the_architecture_it_starts_from():
+    networks = {"small": {"architecture": "ds_cnn", "width": 0.5}, "light": {"start": "small", "sparsity": 0.9}}
+    config = with_networks(networks)
+    configuration.resolve(config)
+    assert study.training_spec(config, "light") == {**networks["small"], **networks["light"]}
+    assert study.architecture(config, "light") == "ds_cnn"
+    assert study.architectures(config) == ["ds_cnn", "gsc_cnn"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            {"onnx": "none.onnx", "range": [0, 1]},
+            r"mine\.onnx: expected an ONNX file that exists or an address, got 'none",
+        ),
+        ({"onnx": "FILE"}, r"mine: expected either 'data', an npz file with samples, or 'range'"),
+        ({"onnx": "FILE", "range": [0, 1], "data": "x.npz"}, r"mine: expected either 'data'"),
+        ({"onnx": "FILE", "data": "none.npz"}, r"mine\.data: expected an npz file that exists, got 'none\.npz'"),
+        ({"onnx": "FILE", "range": [1, 0]}, r"mine\.range: expected two numbers, the lower one first"),
+        (
+            {"onnx": "FILE", "range": [0, 1], "epochs": 3},
+            r"mine: unexpected key 'epochs' \(a network from a file is taken",
+        ),
+        (
+            {"onnx": "FILE", "range": [0, 1], "sparsity": 0.5},
+            r"mine: unexpected key 'sparsity' .*another entry that starts",
+        ),
+        ({"onnx": "FILE", "range": [0, 1], "sha256": 64 * "0"}, r"mine\.sha256: expected an address as 'onnx'"),
+        ({"data": "x.npz"}, r"mine\.data: expected 'onnx' beside it"),
+        (
+            {"architecture": "resnet"},
+            r"mine\.architecture: 'resnet' is unknown \(expected one of ds_cnn, gsc_cnn, tc_resnet8\)",
+        ),
+        ({"teacher": "other"}, r"mine\.teacher: expected a network that this study trains, 'other' is a file"),
+        ({"start": "other"}, r"mine: missing key 'sparsity' \(what is left of the file's weights\)"),
+        ({"start": "other", "sparsity": 0.9, "epochs": 5}, r"mine: unexpected key 'epochs' .* is not trained"),
+    ],
+)
+def test_wrong_entries_of_files_and_modules_are_one_sentence(files, entry, message):
+    if entry.get("onnx") == "FILE":
+        entry = {**entry, "onnx": files["onnx"]}
+    config = with_networks({"mine": entry, "other": files})
+    with pytest.raises(InputError, match=rf"^my\.yaml: networks\.{message}") as caught:
+        configuration.resolve(config, "my.yaml")
+    assert "\n" not in str(caught.value)

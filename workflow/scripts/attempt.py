@@ -51,17 +51,20 @@ def attempt(command: list[str], model: Path, timeout_s: float) -> Outcome:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment-status", type=Path, help="deployed.json of the environment the command needs")
+    parser.add_argument(
+        "--input-status", type=Path, help="status of a model that the command reads, if it may have failed"
+    )
     parser.add_argument("--model", type=Path, required=True, help="the file that the command writes")
     parser.add_argument("--status", type=Path, required=True, help="JSON file for {status, reason, cpu}")
     parser.add_argument("--timeout-s", type=float, default=3600, help="end the command after this many seconds")
     parser.add_argument("command", nargs="+", help="after --: the command and its arguments")
     options = parser.parse_args(arguments)
-    environment = read_json(options.environment_status) if options.environment_status else {"status": "ok"}
-    if environment["status"] == "ok":
-        outcome = attempt(options.command, options.model, options.timeout_s)
-    else:
+    needed = [read_json(path) for path in (options.environment_status, options.input_status) if path]
+    if failed := [record for record in needed if record["status"] != "ok"]:
         options.model.write_bytes(b"")
-        outcome = Outcome(environment["status"], environment["reason"])
+        outcome = Outcome(failed[0]["status"], failed[0]["reason"])
+    else:
+        outcome = attempt(options.command, options.model, options.timeout_s)
     write_json(options.status, {"status": outcome.status, "reason": outcome.reason, "cpu": cpu_model()})
     print(f"{options.model}: {outcome.status} {outcome.reason}")
 

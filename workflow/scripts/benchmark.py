@@ -147,6 +147,8 @@ class Case:
         """Start what the case takes turns with, one after the other: (name, group, batch size)."""
         options = self.options
         shared = {"engine": reference.ENGINE, "precision": reference.PRECISION, "logits": str(options.reference_logits)}
+        # A network from a file has samples of its own.
+        shared["features"] = str(options.reference_features or options.features)
         request = {**self.request, **shared, "model": str(options.reference_model)}
         yield (
             REFERENCE,
@@ -313,6 +315,7 @@ def main(arguments: list[str] | None = None) -> None:
     beside = parser.add_argument_group("the reference")
     beside.add_argument("--reference-python", required=True, type=Path, help=f"interpreter that has {reference.ENGINE}")
     beside.add_argument("--reference-model", required=True, type=Path, metavar="ONNX", help="dense, of this batch size")
+    beside.add_argument("--reference-features", type=Path, metavar="NPZ", help="its samples, if they are others")
     beside.add_argument("--reference-logits", required=True, type=Path, metavar="NPY", help="its FP32 logits")
     base = f"of the base's batch size, {reference.BASE[0]}; only the reference takes turns with it"
     beside.add_argument("--base-model", required=True, type=Path, metavar="ONNX", help=base)

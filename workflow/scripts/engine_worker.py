@@ -28,9 +28,9 @@ from sparsemark.measuring.outcome import from_exception
 
 #: Clips that parity is checked on. Enough that an INT8 network which agrees on 97 % of them is not failed by chance.
 PARITY_CLIPS = 256
-#: Timed calls walk through at least this many different clips (4 MiB of input, more than a core's own caches) in at
+#: Timed calls walk through this many different clips, or through as many as hold more than a core's own caches, in at
 #: least MINIMUM_BATCHES batches: a single repeated input would teach the branch predictors the data.
-POOL_CLIPS = 1024
+POOL_CLIPS, POOL_BYTES = 1024, 4 << 20
 MINIMUM_BATCHES = 8
 #: A thread counts as computing if it was on a CPU for this share of the time of the busiest one. Shares of the time
 #: that passed would depend on what else the machine does.
@@ -80,14 +80,14 @@ def in_batches(x: np.ndarray, batch_size: int) -> np.ndarray:
 
 def timing_batches(x: np.ndarray, batch_size: int) -> np.ndarray:
     """Return the batches that timed calls walk through, full, in an order in which the classes are mixed."""
-    clips = max(POOL_CLIPS, MINIMUM_BATCHES * batch_size)
+    clips = max(min(POOL_CLIPS, -(-POOL_BYTES // x[0].nbytes)), MINIMUM_BATCHES * batch_size)
     clips = -(-clips // batch_size) * batch_size
     order = np.random.default_rng(0).permutation(len(x))
     return in_batches(x[np.resize(order, clips)], batch_size)
 
 
-def infer(engine: Engine, x: np.ndarray, batch_size: int, classes: int) -> np.ndarray:
-    """Return the engine's logits, float32 [n, classes], of the clips `x`.
+def infer(engine: Engine, x: np.ndarray, batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the engine's logits, float32 [n, *shape], of the clips `x`.
 
     Raises:
         ParityError: a result of the wrong shape or type, not finite, or an input that was written to.
@@ -96,8 +96,8 @@ def infer(engine: Engine, x: np.ndarray, batch_size: int, classes: int) -> np.nd
     for batch in in_batches(x, batch_size):
         before = batch.copy()
         y = engine.run(batch)
-        if y.shape != (batch_size, classes) or y.dtype != np.float32:
-            raise ParityError(f"the engine returned {y.dtype} {y.shape}, expected float32 {(batch_size, classes)}")
+        if y.shape != (batch_size, *shape) or y.dtype != np.float32:
+            raise ParityError(f"the engine returned {y.dtype} {y.shape}, expected float32 {(batch_size, *shape)}")
         if not np.array_equal(batch, before):
             raise ParityError("the engine changed its input")
         logits.append(np.array(y))
@@ -109,24 +109,26 @@ def infer(engine: Engine, x: np.ndarray, batch_size: int, classes: int) -> np.nd
 
 def compare(logits: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """Return the relative error (L2) of the median clip, and the share of clips with the same class."""
+    logits, reference = logits.reshape(len(logits), -1), reference.reshape(len(reference), -1)
     norms = np.maximum(np.linalg.norm(reference, axis=1), np.finfo(np.float32).tiny)
     error = np.median(np.linalg.norm(logits - reference, axis=1) / norms)
     agreement = np.mean(logits.argmax(1) == reference.argmax(1))
     return {"relative_error": float(error), "agreement": float(agreement)}
 
 
-def check_parity(logits: np.ndarray, reference: np.ndarray, precision: str) -> dict[str, float]:
-    """Return `compare`'s figures.
+def check_parity(logits: np.ndarray, reference: np.ndarray, precision: str, labelled: bool = True) -> dict[str, float]:
+    """Return `compare`'s figures. Without labels, outputs need be no classes, and which is largest says nothing.
 
     Raises:
         ParityError: they are beyond the tolerance of `precision`.
     """
     figures, tolerance = compare(logits, reference), TOLERANCES[precision]
-    if figures["relative_error"] > tolerance.relative_error or figures["agreement"] < tolerance.agreement:
+    too_few = labelled and figures["agreement"] < tolerance.agreement
+    if figures["relative_error"] > tolerance.relative_error or too_few:
+        classes = f", same class {figures['agreement']:.1%} (at least {tolerance.agreement:.0%})" if labelled else ""
         raise ParityError(
             f"parity with the FP32 reference: relative error {figures['relative_error']:.2g} "
-            f"(at most {tolerance.relative_error:g}), same class {figures['agreement']:.1%} "
-            f"(at least {tolerance.agreement:.0%})"
+            f"(at most {tolerance.relative_error:g}){classes}"
         )
     return figures
 
@@ -207,7 +209,9 @@ class Worker:
     def read_inputs(self) -> None:
         """Read test clips and labels, and the FP32 logits that parity is checked against."""
         with np.load(self.request["features"]) as features:
-            self.x, self.y = np.asarray(features["x"], np.float32), features["y"]
+            self.x = np.asarray(features["x"], np.float32)
+            # A network from a file may have samples without labels.
+            self.y = features["y"] if "y" in features.files else None
         self.reference = np.load(self.request["logits"])
         if len(self.reference) != len(self.x):
             raise ValueError(
@@ -242,14 +246,14 @@ class Worker:
         }
 
     def infer(self, clips: int) -> np.ndarray:
-        return infer(self.engine, self.x[:clips], self.request["batch_size"], self.reference.shape[1])
+        return infer(self.engine, self.x[:clips], self.request["batch_size"], self.reference.shape[1:])
 
     def evaluate(self) -> dict[str, object]:
         self.load()
         self.send(step="the test set")
         logits = self.infer(len(self.x))
         return {
-            "accuracy": float(np.mean(logits.argmax(1) == self.y)),
+            "accuracy": None if self.y is None else float(np.mean(logits.argmax(1) == self.y)),
             "test_clips": len(self.x),
             **compare(logits, self.reference),
             "execution": asdict(self.engine.execution()),
@@ -259,7 +263,9 @@ class Worker:
         result: dict[str, object] = self.load()
         self.send(step="the parity check")
         clips = min(PARITY_CLIPS, len(self.x))
-        result["parity"] = check_parity(self.infer(clips), self.reference[:clips], self.request["precision"])
+        result["parity"] = check_parity(
+            self.infer(clips), self.reference[:clips], self.request["precision"], self.y is not None
+        )
         inputs = itertools.cycle(list(timing_batches(self.x, self.request["batch_size"])))
         del self.x
         gc.collect()

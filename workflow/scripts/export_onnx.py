@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from torch import nn
 
 from sparsemark.files import InputError, atomic_path, run_program
-from sparsemark.networks.gsc_cnn import LAYERS, GscCnn, load_network
+from sparsemark.networks.layers import INPUT_SHAPE, layers_of
+from sparsemark.networks.network import load_network
 
 #: Old enough for every engine (DeepSparse takes up to 16), new enough for per-channel quantisation.
 OPSET = 13
@@ -21,7 +23,7 @@ TOLERANCE = 1e-4
 CLOSE_SHARE_WITH_WINNERS = 0.9
 
 
-def to_onnx(model: GscCnn, batch_size: int) -> onnx.ModelProto:
+def to_onnx(model: nn.Module, batch_size: int) -> onnx.ModelProto:
     """Return `model` as ONNX with the fixed input "input", [batch_size, 1, 32, 32], and the output "logits".
 
     The batch norms are folded into the convolutions. Initialisers are named after the layers (`conv1.weight`,
@@ -33,7 +35,7 @@ def to_onnx(model: GscCnn, batch_size: int) -> onnx.ModelProto:
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             model.eval(),
-            (torch.zeros(batch_size, 1, 32, 32),),
+            (torch.zeros(batch_size, *INPUT_SHAPE),),
             buffer,
             dynamo=False,
             opset_version=OPSET,
@@ -46,34 +48,43 @@ def to_onnx(model: GscCnn, batch_size: int) -> onnx.ModelProto:
     kept = [opset for opset in exported.opset_import if opset.domain in used]
     del exported.opset_import[:]
     exported.opset_import.extend(kept)
-    rename_initialisers(exported.graph)
+    rename_initialisers(exported.graph, model)
     onnx.checker.check_model(exported)
     return exported
 
 
-def rename_initialisers(graph: onnx.GraphProto) -> None:
-    """Name the weights and biases after their layers instead of the exporter's running numbers."""
-    names = {}
+def rename_initialisers(graph: onnx.GraphProto, model: nn.Module) -> None:
+    """Name the weights and biases after their layers instead of the exporter's running numbers.
+
+    The exporter follows a sample through the network, and so did `layers_of`: the order is the same. What computes with
+    weights and is no layer (a module's own parameter) is passed over, as its shape tells.
+    """
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    layers = {name: tuple(model.get_submodule(name).weight.shape) for name in layers_of(model)}
+    waiting, names = list(layers), {}
     for node in graph.node:
-        layer = node.name.strip("/").split("/")[0]
-        if layer in LAYERS and node.op_type in ("Conv", "MatMul", "Gemm"):
-            for position, part in enumerate(("weight", "bias"), start=1):
-                if position < len(node.input):
-                    names[node.input[position]] = f"{layer}.{part}"
-                    node.input[position] = f"{layer}.{part}"
+        if node.op_type not in ("Conv", "MatMul", "Gemm") or node.input[1] not in shapes or not waiting:
+            continue
+        if shapes[node.input[1]] in (layers[waiting[0]], layers[waiting[0]][::-1]):
+            layer = waiting.pop(0)
+            names.update(zip(node.input[1:3], (f"{layer}.weight", f"{layer}.bias"), strict=False))
+    if waiting:
+        raise InputError(f"{waiting[0]}: expected its weights in the ONNX file (is the layer used more than once?)")
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
     for initialiser in graph.initializer:
         initialiser.name = names.get(initialiser.name, initialiser.name)
 
 
-def check(exported: onnx.ModelProto, model: GscCnn, x: np.ndarray, expected: np.ndarray, where: Path) -> None:
+def check(exported: onnx.ModelProto, model: nn.Module, x: np.ndarray, expected: np.ndarray, where: Path) -> None:
     """Hold the ONNX network to PyTorch's logits, `expected`, of the features `x`, and to its zeros.
 
     Raises:
         InputError: `where` names the network whose logits or zeros differ.
     """
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in exported.graph.initializer}
-    for name in LAYERS:
-        kept = int(torch.count_nonzero(getattr(model, name).weight))
+    for name in layers_of(model):
+        kept = int(torch.count_nonzero(model.get_submodule(name).weight))
         found = int(np.count_nonzero(weights[f"{name}.weight"]))
         if found != kept:
             raise InputError(f"{where}: {name}: the ONNX file has {found} non-zero weights, expected {kept}")

@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     networks = load_networks(options.networks)
     accuracies = load_accuracies(options.accuracies)
     cases = select(load_benchmarks(options.benchmarks), batch_size=BATCH_SIZE, cores="all")
+    # Of a network from a file, the accuracy is that of another task.
+    cases = cases[cases["network"].isin(networks["network"])]
     points, left_out = [], 0
     for (engine, network, precision), rows in cases.groupby(["engine", "network", "precision"], sort=False):
         speed = throughput(rows)

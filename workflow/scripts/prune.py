@@ -12,10 +12,13 @@ import json
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from sparsemark.files import InputError, run_program
-from sparsemark.networks.gsc_cnn import GscCnn, build_network
-from sparsemark.networks.sparsity_patterns import LAYERS, effective_pattern
+from sparsemark.networks.activation_sparsity import KWinners
+from sparsemark.networks.layers import layers_of
+from sparsemark.networks.network import check_network
+from sparsemark.networks.sparsity_patterns import effective_pattern
 from sparsemark.networks.training import fit, load_for, prepare_process, save_results, training_device
 from sparsemark.networks.training_data import CPU, TrainingData
 from sparsemark.networks.training_settings import settings_from, training_parser
@@ -23,11 +26,13 @@ from sparsemark.networks.weight_masks import (
     Masks,
     apply_masks,
     global_sparsities,
-    group_first_outputs,
+    grouped_outputs,
     magnitude_masks,
     masks_on,
     nonzero_masks,
     verify_masks,
+    weight_of,
+    weights_of,
 )
 
 #: Share of the training in which weights are removed.
@@ -52,7 +57,7 @@ class LevelMasks:
         sparsity: per layer, the final share of the weights to remove.
     """
 
-    def __init__(self, model: GscCnn, sparsity: dict[str, float]) -> None:
+    def __init__(self, model: nn.Module, sparsity: dict[str, float]) -> None:
         # NNI takes seconds to import, and no other pattern needs it.
         import nni
         from nni.compression import TorchEvaluator
@@ -69,12 +74,12 @@ class LevelMasks:
         evaluator = TorchEvaluator(lambda *_: None, optimiser, lambda *_: None)
         self.pruner = AGPPruner(LevelPruner(self.copy, targets, evaluator=evaluator), 1, UPDATES)
 
-    def __call__(self, model: GscCnn, update: int) -> Masks:
+    def __call__(self, model: nn.Module, update: int) -> Masks:
         """Return the masks of `model` after the given number of updates, 1 to `UPDATES`."""
         with torch.no_grad():
             for name in self.layers:
                 # A wrapped layer's own weight is what its forward pass computed last; the one ranked is the wrapper's.
-                self.copy.get_parameter(f"{name}._nni_wrapper.weight").copy_(getattr(model, name).weight)
+                self.copy.get_parameter(f"{name}._nni_wrapper.weight").copy_(weight_of(model, name))
         self.pruner.update_sparse_goals(update)
         masks = self.pruner.bound_pruner.generate_masks()
         return {name: masks[name]["weight"].bool() for name in self.layers}
@@ -86,7 +91,7 @@ class PatternMasks:
     def __init__(self, sparsity: dict[str, float], pattern: str) -> None:
         self.sparsity, self.pattern = sparsity, pattern
 
-    def __call__(self, model: GscCnn, update: int) -> Masks:
+    def __call__(self, model: nn.Module, update: int) -> Masks:
         """Return the masks of `model` after the given number of updates, 1 to `UPDATES`."""
         share = agp_share(update)
         return magnitude_masks(model, {name: value * share for name, value in self.sparsity.items()}, self.pattern)
@@ -95,22 +100,24 @@ class PatternMasks:
 class GradualPruning:
     """The hook of the training loop: chooses new masks when they are due, and applies them after every step."""
 
-    def __init__(self, model: GscCnn, spec: dict, device: torch.device = CPU) -> None:
+    def __init__(self, model: nn.Module, spec: dict, device: torch.device = CPU) -> None:
         self.model, self.device = model, device
         self.masks: Masks = {}
         self.update = 0
         if _is_pruned(model, spec):
             # A network that starts from a pruned one: its masks stay.
-            self.masks = masks_on(device, nonzero_masks(model, LAYERS))
+            self.masks = masks_on(device, nonzero_masks(model, layers_of(model)))
             self.update = UPDATES
             return
         pattern = spec.get("pattern", "unstructured")
         sparsity = spec["sparsity"]
         if not isinstance(sparsity, dict):
             # The trained network decides, once, how the layers share the sparsity asked for.
-            sparsity = global_sparsities(model, sparsity, pattern)
-        if "conv1" in sparsity and effective_pattern("conv1", pattern) == "tap_quads":
-            group_first_outputs(model, sparsity["conv1"])
+            sparsity = global_sparsities(layers_of(model), weights_of(model), sparsity, pattern)
+        for name, layer in layers_of(model).items():
+            quads = name in sparsity and effective_pattern(layer, pattern) == "tap_quads"
+            if quads and hasattr(model, "reorder_outputs"):
+                model.reorder_outputs(name, grouped_outputs(weight_of(model, name), sparsity[name]))
         self.choose = LevelMasks(model, sparsity) if pattern == "unstructured" else PatternMasks(sparsity, pattern)
 
     def __call__(self, step: int, total_steps: int) -> None:
@@ -123,7 +130,7 @@ class GradualPruning:
         apply_masks(self.model, self.masks)
 
 
-def _is_pruned(model: GscCnn, spec: dict) -> bool:
+def _is_pruned(model: nn.Module, spec: dict) -> bool:
     """Whether `model` has the pattern and the sparsity that its entry asks for already."""
     try:
         verify_masks(model, spec)
@@ -132,11 +139,27 @@ def _is_pruned(model: GscCnn, spec: dict) -> bool:
     return True
 
 
-def begin(start: GscCnn, spec: dict, classes: int) -> GscCnn:
-    """Return the network that `spec` describes with the weights of the trained network `start`."""
-    model = build_network(spec, classes)
+def begin(start: nn.Module, spec: dict, classes: int, where: str) -> nn.Module:
+    """Return the network that `spec` describes with the weights of the trained network `start`.
+
+    Raises:
+        InputError: `where`, an entry, asks for what its network has not, or for another network than `start` is.
+    """
+    model = check_network(spec, classes, where)
     # Either network may have k-winners where the other has none: their counts begin anew.
-    model.load_state_dict({k: v for k, v in start.state_dict().items() if not k.startswith("act")}, strict=False)
+    counts = {
+        f"{name}.{buffer}"
+        for network in (start, model)
+        for name, module in network.named_modules()
+        if isinstance(module, KWinners)
+        for buffer, _ in module.named_buffers()
+    }
+    try:
+        found = model.load_state_dict({k: v for k, v in start.state_dict().items() if k not in counts}, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"{where}: expected the layers of the network that it starts from") from error
+    if {*found.missing_keys, *found.unexpected_keys} - counts:
+        raise InputError(f"{where}: expected the layers of the network that it starts from")
     return model
 
 
@@ -148,7 +171,7 @@ def prune(options: argparse.Namespace) -> None:
     data = TrainingData(options.data, options.features, training_device())
     start = load_for(options.start, data.classes)
     teacher = load_for(options.teacher, data.classes) if options.teacher else start
-    model = begin(start, spec, len(data.classes))
+    model = begin(start, spec, len(data.classes), f"networks.{options.network}")
     pruning = GradualPruning(model, spec, data.device) if spec.get("sparsity") else None
     checkpoint = options.out / "checkpoint.pt"
     history = fit(model, data, settings, seed=options.seed, after_step=pruning, teacher=teacher, checkpoint=checkpoint)

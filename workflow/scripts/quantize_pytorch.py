@@ -15,7 +15,7 @@ from sparsemark.files import InputError, atomic_path, run_program
 from sparsemark.measuring.outcome import telling
 from sparsemark.models import saturation
 from sparsemark.models.calibration import batches, load_calibration
-from sparsemark.networks.gsc_cnn import load_network
+from sparsemark.networks.network import load_network
 from sparsemark.progress import Progress
 
 

@@ -4,6 +4,7 @@ It is reStructuredText, which report/workflow.rst includes. Every number in it c
 """
 
 import re
+from pathlib import Path
 
 import pandas as pd
 
@@ -20,8 +21,8 @@ from sparsemark.results.measurements import (
     input_parser,
     kilo,
     load_accuracies,
+    load_all_networks,
     load_benchmarks,
-    load_networks,
     load_rounds,
     load_table,
     percent_away,
@@ -53,10 +54,13 @@ def ran(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
         f"**Measured:** {len(cases)} cases in turns with a reference; {len(measured)} have a speed. "
         f"Engines: {engines}.",
     ]
-    trained = networks.groupby("network", sort=False)
-    accuracies = [f"{escaped(name)} {100 * rows['accuracy'].mean():.1f} %" for name, rows in trained]
+    known = networks.dropna(subset="accuracy")
+    accuracies = [
+        f"{escaped(name)} {100 * rows['accuracy'].mean():.1f} %" for name, rows in known.groupby("network", sort=False)
+    ]
     seeds = networks["seed"].nunique()
-    entries.append(f"**Accuracy** (FP32, {seeds} seed{'s' * (seeds != 1)}): {', '.join(accuracies)}.")
+    if accuracies:
+        entries.append(f"**Accuracy** (FP32, {seeds} seed{'s' * (seeds != 1)}): {', '.join(accuracies)}.")
     return entries
 
 
@@ -118,9 +122,15 @@ def found_sparse(benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: p
         best = max(speeds, key=lambda choice: choice.estimate.value)
         correct = accuracy(networks, accuracies, best.network, best.precision, best.engine)
         told = f", {100 * correct:.1f} % accuracy" if correct is not None else ""
+        same = [
+            escaped(engine_title(choice.engine))
+            for choice in speeds
+            if choice is not best and not ratio(best.rows, choice.rows).is_told_from_one
+        ]
         entries.append(
             f"**Fastest of all:** {escaped(engine_title(best.engine))} on {escaped(best.network)}, "
-            f"{precision_title(best.precision)}{told}: {with_interval(best.estimate)} words/s."
+            f"{precision_title(best.precision)}{told}: {with_interval(best.estimate)} words/s"
+            f"{', not told from ' + ', '.join(same) if same else ''}."
         )
     return entries
 
@@ -150,6 +160,37 @@ def found_ours(benchmarks: pd.DataFrame, networks: pd.DataFrame, dense: str) -> 
     return entries
 
 
+def found_own(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
+    """Return, per network from a file, its fastest engines, and what pruning it would gain."""
+    entries = []
+    for file, rows in networks[networks["kind"] != "trained"].groupby("dataset", sort=False):
+        unit = rows["unit"].iloc[0]
+        cases = benchmarks[benchmarks["network"].isin(rows["network"])]
+        for (batch_size, cores), own in cases.groupby(["batch_size", "cores"]):
+            parts = []
+            for precision, measured in select(own, network=file).groupby("precision"):
+                best = fastest(measured, "engine")
+                if speed := throughput(best):
+                    engine = escaped(engine_title(best["engine"].iloc[0]))
+                    parts.append(f"{engine} {with_interval(speed)} in {precision_title(precision)}")
+            gains = {}
+            for (name, engine, precision), measured in own[own["network"] != file].groupby(
+                ["network", "engine", "precision"]
+            ):
+                base = select(own, network=file, engine=engine, precision=precision)
+                if gain := ratio(measured, base):
+                    gains[f"{escaped(name)} in {escaped(engine_title(engine))} {precision_title(precision)}"] = gain
+            if gains:
+                label = max(gains, key=lambda name: gains[name].value)
+                parts.append(f"the largest gain of a what-if, {with_interval(gains[label], times)} ({label})")
+            if parts:
+                place = "one core" if cores == "1" else "whole processor"
+                entries.append(
+                    f"**{escaped(file)}, batch size {batch_size}, {place},** fastest in {unit}/s: {'; '.join(parts)}."
+                )
+    return entries
+
+
 def missing(benchmarks: pd.DataFrame) -> list[str]:
     """Return the engines and precisions without any speed, each with its first reason."""
     entries = []
@@ -162,6 +203,21 @@ def missing(benchmarks: pd.DataFrame) -> list[str]:
                     f"{escaped(first['reason'] or 'no reason given')}"
                 )
     return entries
+
+
+def found_study(benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: pd.DataFrame, claims: Path) -> list[str]:
+    """Return what was found for the networks that the study trained, and how its claims fared."""
+    verdicts = load_table(claims, dict.fromkeys(COLUMNS, str))["verdict"]
+    if unknown := set(verdicts) - set(VERDICTS):
+        raise InputError(f"{claims}: column 'verdict': {unknown.pop()!r} is no verdict")
+    counts = ", ".join(f"{(verdicts == name).sum()} {name}" for name in VERDICTS)
+    dense = dense_network(networks)
+    return [
+        *found_dense(benchmarks, dense),
+        *found_sparse(benchmarks, networks, accuracies),
+        *found_ours(benchmarks, networks, dense),
+        f"**Claims of the study:** {counts}.",
+    ]
 
 
 def held_back(benchmarks: pd.DataFrame) -> list[str]:
@@ -184,17 +240,15 @@ def section(title: str, entries: list[str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = input_parser(__doc__, "benchmarks", "networks", "accuracies", "claims").parse_args(arguments)
+    parser = input_parser(__doc__, "benchmarks", "networks", "accuracies")
+    parser.add_argument("--claims", type=Path, help="claims.csv; a study that trains no network has none")
+    options = parser.parse_args(arguments)
     benchmarks = load_benchmarks(options.benchmarks)
-    networks = load_networks(options.networks)
-    accuracies = load_accuracies(options.accuracies)
-    verdicts = load_table(options.claims, dict.fromkeys(COLUMNS, str))["verdict"]
-    if unknown := set(verdicts) - set(VERDICTS):
-        raise InputError(f"{options.claims}: column 'verdict': {unknown.pop()!r} is no verdict")
-    dense = dense_network(networks)
-    counts = ", ".join(f"{(verdicts == name).sum()} {name}" for name in VERDICTS)
-    found = found_dense(benchmarks, dense) + found_sparse(benchmarks, networks, accuracies)
-    found += [*found_ours(benchmarks, networks, dense), f"**Claims of the study:** {counts}."]
+    networks = load_all_networks(options.networks)
+    found = found_own(benchmarks, networks)
+    if options.claims:
+        trained = select(networks, kind="trained")
+        found = found_study(benchmarks, trained, load_accuracies(options.accuracies), options.claims) + found
     what_ran = ran(benchmarks, networks) + told_apart(load_rounds(options.benchmarks))
     text = section("What ran", what_ran) + section("What was found", found)
     text += section("What has no speed, and why", missing(benchmarks))

@@ -3,13 +3,13 @@
 from sparsemark.files import run_program
 from sparsemark.results.html_table import Cell, write_table
 from sparsemark.results.measurements import (
+    base_network,
     data_title,
-    dense_network,
     engine_title,
     in_order,
     input_parser,
     load_accuracies,
-    load_networks,
+    load_all_networks,
     percent_over_seeds,
     select,
 )
@@ -18,20 +18,20 @@ from sparsemark.results.sparse_gains import accuracies_of_seeds
 
 def main(arguments: list[str] | None = None) -> None:
     options = input_parser(__doc__, "networks", "accuracies").parse_args(arguments)
-    networks, accuracies = load_networks(options.networks), load_accuracies(options.accuracies)
-    full = select(networks, network=dense_network(networks)).set_index("seed")["accuracy"]
+    networks, accuracies = load_all_networks(options.networks), load_accuracies(options.accuracies)
     engines = in_order(select(accuracies, precision="int8")["engine"])
     fixed = ["Network", "Seeds", "FP32, %", "Points from dense"]
     header = fixed + [f"{engine_title(engine)} INT8, %" for engine in engines]
     rows = []
     for network in dict.fromkeys(networks["network"]):
         trained = select(networks, network=network).set_index("seed")["accuracy"]
+        full = select(networks, network=base_network(networks, network)).set_index("seed")["accuracy"]
         # Networks of a seed share their order of clips, and a pruned one began as the dense one of its seed.
         distance = (100 * (trained - full)).dropna()
         row = [
             network,
             len(trained),
-            percent_over_seeds(trained),
+            percent_over_seeds(trained) if trained.notna().any() else Cell("–", "quiet"),
             f"{distance.mean():+.2f}" if len(distance) else Cell("–", "quiet"),
         ]
         for engine in engines:

@@ -11,8 +11,8 @@ from sparsemark.results.measurements import (
     input_parser,
     kilo,
     load_accuracies,
+    load_all_networks,
     load_benchmarks,
-    load_networks,
     origin,
     precision_title,
     select,
@@ -29,7 +29,7 @@ HEADER = [
     "Batch size",
     "Cores",
     "Layout",
-    "Words/s",
+    "Per second",
     "Median latency, ms",
     "Accuracy, %",
     "Non-zero weights",
@@ -42,7 +42,7 @@ TEXT = {"Engine", "Network", "Precision", "Status"}
 
 def main(arguments: list[str] | None = None) -> None:
     options = input_parser(__doc__, "benchmarks", "networks", "accuracies").parse_args(arguments)
-    networks = load_networks(options.networks)
+    networks = load_all_networks(options.networks)
     accuracies = load_accuracies(options.accuracies)
     benchmarks = load_benchmarks(options.benchmarks)
     order = in_order(benchmarks["engine"])
@@ -58,10 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
     cases = ordered.groupby(["network", "precision", "batch_size", "cores", "engine"], sort=False)
     rows = [row_of_case(case, networks, accuracies) for _, case in cases]
     failed = sum(row[-1].style == "bad" for row in rows)
+    units = " or ".join(dict.fromkeys(networks["unit"]))
     note = (
-        f"{len(rows)} cases, {failed} of them without a speed or with failed rounds. Noisy: in most rounds, the time "
+        f"Throughput in {units} per second. {len(rows)} cases, {failed} of them without a speed or with failed rounds. "
+        "Noisy: in most rounds, the time for turns was spent before the median was known as well as was asked."
     )
-    note += "for turns was spent before the median was known as well as was asked."
     note = origin(benchmarks, networks, note)
     write_table(options.out, "All measurements", note, HEADER, rows, [name for name in HEADER if name not in TEXT])
 

@@ -1,16 +1,18 @@
 """Table of the networks: accuracy, what is left of weights and work, and the gain that each engine makes of it."""
 
+import pandas as pd
+
 from sparsemark.files import run_program
 from sparsemark.results.html_table import Cell, write_table
 from sparsemark.results.measurements import (
+    base_network,
     data_title,
-    dense_network,
     engine_title,
     engines_and_precisions,
     input_parser,
     kilo,
+    load_all_networks,
     load_benchmarks,
-    load_networks,
     load_specs,
     network_kind,
     percent_over_seeds,
@@ -19,17 +21,22 @@ from sparsemark.results.measurements import (
     times,
 )
 from sparsemark.results.ratios import ratio
-from sparsemark.results.sparse_gains import mac_gain, work_left
+from sparsemark.results.sparse_gains import work_left
 
 BATCH_SIZE = 64
 
 
+def made_by(rows: pd.DataFrame, spec: dict) -> str:
+    """Return what made a network what it is."""
+    kind = network_kind(spec)
+    return {"trained": kind, "file": "from a file", "what-if": f"what-if: {kind}"}[rows["kind"].iloc[0]]
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = input_parser(__doc__, "benchmarks", "networks", "config").parse_args(arguments)
-    networks = load_networks(options.networks)
+    networks = load_all_networks(options.networks)
     specs = load_specs(options.config)
     cases = select(load_benchmarks(options.benchmarks), batch_size=BATCH_SIZE, cores="all")
-    dense = dense_network(networks)
     kinds = engines_and_precisions(cases)
     fixed = [
         "Network",
@@ -47,29 +54,31 @@ def main(arguments: list[str] | None = None) -> None:
     for network in dict.fromkeys(networks["network"]):
         trained = select(networks, network=network)
         correct = trained["accuracy"].dropna()
+        base = base_network(networks, network)
         weights, macs = work_left(networks, network)
         row = [
             network,
-            network_kind(specs.get(network, {})) if network != dense else "–",
+            made_by(trained, specs.get(network, {})),
             percent_over_seeds(correct) if len(correct) else "–",
             len(trained),
             f"{trained['parameters'].iloc[0]:,}",
-            f"{kilo(weights)} ({weights / trained['parameters'].mean():.1%})",
+            f"{kilo(weights)} ({weights / trained['weights'].mean():.1%})",
             kilo(trained["macs"].mean()),
             f"{kilo(macs)} ({macs / trained['macs'].mean():.1%})",
-            times(mac_gain(networks, network)),
+            times(work_left(networks, base)[1] / macs),
         ]
         for engine, precision in kinds:
             own = select(cases, engine=engine, precision=precision)
-            gain = ratio(select(own, network=network), select(own, network=dense))
+            gain = ratio(select(own, network=network), select(own, network=base))
             told = gain and gain.is_told_from_one
             row.append(Cell(times(gain.value) if gain else "–", "" if told else "quiet"))
         rows.append(row)
     note = (
         f"Accuracy on the test set of {data_title(networks)}; mean and range over seeds, FP32. Non-zero weights and "
         "remaining MACs count zero weights only, not zero activations. The columns of engines: throughput over that of "
-        f"the dense network at the same precision, whole processor, batch size {BATCH_SIZE}; grey where it can't be "
-        "told from 1."
+        "the dense network, or of the file that a network was pruned from, at the same precision, whole processor, "
+        f"batch size {BATCH_SIZE}; grey where not told from 1. A what-if lost its weights without any training: "
+        "it tells of speed only."
     )
     write_table(options.out, "Networks", note, header, rows, [name for name in header if name not in fixed[:2]])
 

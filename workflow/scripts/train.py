@@ -9,13 +9,14 @@ import json
 import math
 
 import torch
+from torch import nn
 
 from sparsemark.files import run_program
-from sparsemark.networks.gsc_cnn import GscCnn, build_network
+from sparsemark.networks.network import check_network
 from sparsemark.networks.training import fit, load_for, prepare_process, save_results, training_device
 from sparsemark.networks.training_data import TrainingData
 from sparsemark.networks.training_settings import settings_from, training_parser
-from sparsemark.networks.weight_masks import Masks, apply_masks, make_masks, nonzero_masks, verify_masks
+from sparsemark.networks.weight_masks import Masks, apply_masks, make_masks, nonzero_masks, verify_masks, weight_of
 
 #: Steps between two moves of weights, and the share of the training in which they move.
 MOVE_INTERVAL = 100
@@ -35,7 +36,7 @@ class KeptMasks:
         regrowth: share of the weights that the first move replaces; it falls to zero along a cosine.
     """
 
-    def __init__(self, model: GscCnn, layers: list[str], regrowth: float) -> None:
+    def __init__(self, model: nn.Module, layers: list[str], regrowth: float) -> None:
         self.model, self.layers, self.regrowth = model, layers, regrowth
         self.masks: Masks = {}
 
@@ -48,8 +49,7 @@ class KeptMasks:
         if self.regrowth and step % MOVE_INTERVAL == 0 and progress < 1:
             share = self.regrowth * 0.5 * (1 + math.cos(math.pi * progress))
             self.masks = {
-                name: moved_mask(getattr(self.model, name).weight.detach(), mask, share)
-                for name, mask in self.masks.items()
+                name: moved_mask(weight_of(self.model, name).detach(), mask, share) for name, mask in self.masks.items()
             }
         apply_masks(self.model, self.masks)
 
@@ -71,7 +71,7 @@ def train(options: argparse.Namespace) -> None:
     prepare_process(options.seed, options.threads)
     data = TrainingData(options.data, options.features, training_device())
     teacher = load_for(options.teacher, data.classes) if options.teacher else None
-    model = build_network(spec, len(data.classes))
+    model = check_network(spec, len(data.classes), f"networks.{options.network}")
     masks = make_masks(model, spec, torch.Generator().manual_seed(options.seed))
     apply_masks(model, masks)
     keep = KeptMasks(model, list(masks), spec.get("regrowth", 0.0))

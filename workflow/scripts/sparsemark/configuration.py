@@ -13,6 +13,7 @@ import yaml
 from sparsemark.data.dataset_settings import SYNTHETIC, settings_of
 from sparsemark.engines import engine_names
 from sparsemark.files import InputError
+from sparsemark.networks.entries import check_entries
 from sparsemark.networks.sparsity_patterns import check_spec
 from sparsemark.study import dense_network, seeds
 
@@ -225,6 +226,7 @@ def _check_references(config: dict) -> None:
             _known([spec[key]], list(config["networks"]), f"networks.{name}.{key}")
     for name in config["networks"]:
         _check_dependencies(config["networks"], [name])
+    check_entries(config["networks"], "networks")
     if dense_network(config) is None:
         raise InputError(
             "networks: all are sparse (expected one without sparsity, k_winners and column_gate: the gains refer to it)"

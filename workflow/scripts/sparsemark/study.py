@@ -12,7 +12,11 @@ from pathlib import Path
 
 from sparsemark.engines import engine_class
 from sparsemark.measuring import reference
+from sparsemark.networks.entries import ARCHITECTURE, FILE_KEYS, chain, from_file
+from sparsemark.networks.sparsity_patterns import DEFAULT_ARCHITECTURE
 
+#: What makes an engine's model from a checkpoint, not from ONNX.
+FROM_CHECKPOINT = ("{trained}", "quantize_pytorch")
 SCRIPTS = Path(__file__).parents[1]
 ROOT = SCRIPTS.parents[1]
 
@@ -62,19 +66,58 @@ def data_name(config: dict) -> str:
     return f"{config['dataset']['name']}-{config['dataset']['class_set']}"
 
 
+def data_of(config: dict, network: str) -> str:
+    """Return the `{data}` wildcard of a network: the study's, or the name of the entry that has its file."""
+    networks = config["networks"]
+    return chain(networks, network)[-1] if from_file(networks, network) else data_name(config)
+
+
 def trainer(config: dict, network: str) -> str:
-    """Return the rule that makes a network: `prune` if it starts from another one, `train` if from initialisation."""
+    """Return the rule that makes a network: `prune` if it starts from another one, `train` if from initialisation.
+
+    A network from a file, pruned or not, is made by `import_network`.
+    """
+    if from_file(config["networks"], network):
+        return "import_network"
     return "prune" if "start" in config["networks"][network] else "train"
 
 
+def trained_networks(config: dict) -> list[str]:
+    """Return the networks that this study trains, in the order of the configuration."""
+    return [name for name in config["networks"] if not from_file(config["networks"], name)]
+
+
+def file_networks(config: dict) -> list[str]:
+    """Return the networks that come from files, pruned ones included, in the order of the configuration."""
+    return [name for name in config["networks"] if from_file(config["networks"], name)]
+
+
 def seeds(config: dict, network: str) -> list[int]:
-    """Return the seeds that a network is trained with: its own, or those of the study."""
+    """Return the seeds that a network is trained with: its own, or those of the study. A file counts as one."""
+    if from_file(config["networks"], network):
+        return config["seeds"][:1]
     return config["networks"][network].get("seeds", config["seeds"])
 
 
 def training_spec(config: dict, network: str) -> dict:
-    """Return what a network's entry says of its training; another list of seeds changes nothing for those it had."""
-    return {key: value for key, value in config["networks"][network].items() if key != "seeds"}
+    """Return what a network is and what its entry says of its training.
+
+    Another list of seeds changes nothing for those it had.
+    """
+    own = {key: value for key, value in config["networks"][network].items() if key != "seeds"}
+    first = config["networks"][chain(config["networks"], network)[-1]]
+    return {**{key: first[key] for key in (*ARCHITECTURE, *FILE_KEYS) if key in first}, **own}
+
+
+def architecture(config: dict, network: str) -> str | None:
+    """Return the architecture of the package that a network has; None if it has a class of its own or is a file."""
+    spec = training_spec(config, network)
+    return None if {"module", "onnx"} & spec.keys() else spec.get("architecture", DEFAULT_ARCHITECTURE)
+
+
+def architectures(config: dict) -> list[str]:
+    """Return every architecture that networks of the study have."""
+    return sorted({name for network in config["networks"] if (name := architecture(config, network))})
 
 
 def teacher(config: dict, network: str) -> str | None:
@@ -85,13 +128,14 @@ def teacher(config: dict, network: str) -> str | None:
     networks = config["networks"]
     if "teacher" in networks[network] or "start" not in networks[network]:
         return networks[network].get("teacher")
-    while (start := networks[network].get("start")) is not None:
-        network = start
-    return network
+    return chain(networks, network)[-1]
 
 
 def dense_network(config: dict) -> str | None:
-    """Return the network that all gains refer to, or None: neither it nor what it starts from is sparse in any way."""
+    """Return the network that all gains refer to, or None: neither it nor what it starts from is sparse in any way.
+
+    It is one that the study trains; a study that trains none has files.
+    """
     networks = config["networks"]
 
     def is_dense(name: str) -> bool:
@@ -99,17 +143,26 @@ def dense_network(config: dict) -> str | None:
         own = not {"sparsity", "k_winners", "column_gate"} & spec.keys()
         return own and ("start" not in spec or is_dense(spec["start"]))
 
-    found = [name for name in networks if is_dense(name)]
+    found = [name for name in trained_networks(config) or networks if is_dense(name)]
     return "dense" if "dense" in found else found[0] if found else None
 
 
 def model_path(config: dict, *, engine: str, precision: str, network: str, seed: int, batch_size: int) -> str | None:
-    """Return the model file that `engine` loads for a case, or None if it has no model of that precision."""
+    """Return the model file that `engine` loads for a case, or None if it has no model of that precision.
+
+    A network from a file has none of the forms that are made from a trained network in PyTorch.
+    """
     template = engine_class(engine).models.get(precision)
-    if template is None:
+    file = from_file(config["networks"], network)
+    if template is None or (file and template.split("/")[0] in FROM_CHECKPOINT):
         return None
     return "results/" + template.format(
-        trained=trainer(config, network), data=data_name(config), network=network, seed=seed, batch_size=batch_size
+        trained=trainer(config, network),
+        exported="fix_batch_size" if file else "export_onnx",
+        data=data_of(config, network),
+        network=network,
+        seed=seed,
+        batch_size=batch_size,
     )
 
 

@@ -29,7 +29,7 @@ class PyTorchEngine(Engine):
         """Return the callable that is measured, for the eager `network` and an `example` input."""
 
     def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
-        from sparsemark.networks.gsc_cnn import load_network
+        from sparsemark.networks.network import load_network
 
         torch = self.torch
         network, _ = load_network(model)

@@ -32,8 +32,8 @@ class Adapter(Engine):
     def load(self, model: Path, *, batch_size: int, threads: int, precision: str) -> None:
         jax = self.jax
         self.threads = len(os.sched_getaffinity(0)) if threads > 1 else 1
-        network = self._network(model)
-        example = jax.ShapeDtypeStruct((batch_size, 1, 32, 32), jax.numpy.float32)
+        network, shape = self._network(model)
+        example = jax.ShapeDtypeStruct(shape, jax.numpy.float32)
         self.compiled = jax.jit(network).lower(example).compile()
 
     def run(self, x: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ class Adapter(Engine):
         )
 
     def _network(self, path: Path):
-        """Return the ONNX network as a function of JAX arrays, with its weights as constants."""
+        """Return the ONNX network as a function of JAX arrays, with its weights as constants, and its input's shape."""
         import onnx
         from onnx import numpy_helper
 
@@ -88,4 +88,4 @@ class Adapter(Engine):
                 values[node.output[0]] = result
             return values[graph.output[0].name]
 
-        return network
+        return network, [size.dim_value for size in graph.input[0].type.tensor_type.shape.dim]

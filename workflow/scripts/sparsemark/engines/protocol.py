@@ -43,7 +43,8 @@ class Engine(ABC):
     #: The environment file it runs in: envs/{environment}.yaml.
     environment: ClassVar[str]
     #: Per precision, the model file it loads, below `results/`. Its first folder is the rule that makes it.
-    #: Placeholders: {trained} (train or prune, whichever made the network), {data}, {network}, {seed}, {batch_size}.
+    #: Placeholders: {trained} (train or prune, whichever made the network), {exported} (export_onnx, or fix_batch_size
+    #: for a network from a file), {data}, {network}, {seed}, {batch_size}.
     models: ClassVar[dict[str, str]]
     #: Why a precision is not among them, for its row.
     missing: ClassVar[dict[str, str]] = {}
@@ -72,6 +73,8 @@ class Engine(ABC):
     def run(self, x: np.ndarray) -> np.ndarray:
         """Return the logits, float32 [batch_size, classes], of `x`, float32 [batch_size, 1, 32, 32].
 
+        A network from a file has other shapes: [batch_size, ...] both.
+
         `x` is C-contiguous, starts at a multiple of 64 bytes and must not change. The result may lie in the engine's
         own memory and need stay valid only until the next call. The call returns when the result is complete.
         """
@@ -83,7 +86,7 @@ class Engine(ABC):
 
 #: Templates of `Engine.models` that several adapters share.
 CHECKPOINT = "{trained}/{data}/{network}/seed{seed}/model.pt"
-ONNX = "export_onnx/{data}/{network}/seed{seed}/batch{batch_size}.onnx"
+ONNX = "{exported}/{data}/{network}/seed{seed}/batch{batch_size}.onnx"
 
 
 def cache_folder(engine: str) -> Path:

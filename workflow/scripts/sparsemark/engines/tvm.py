@@ -32,9 +32,11 @@ class Adapter(Engine):
         tvm = self.tvm
         library = tvm.runtime.load_module(str(model))
         self.main = self.relax.VirtualMachine(library, tvm.cpu())["main"]
-        self.input = tvm.runtime.empty((batch_size, 1, 32, 32), "float32", tvm.cpu())
+        self.input = None
 
     def run(self, x: np.ndarray) -> np.ndarray:
+        if self.input is None:
+            self.input = self.tvm.runtime.empty(x.shape, "float32", self.tvm.cpu())
         self.input.copyfrom(x)
         return self.main(self.input).numpy()
 

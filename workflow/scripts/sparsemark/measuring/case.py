@@ -36,6 +36,8 @@ def obstacle(options: argparse.Namespace) -> Outcome | None:
         return outcome
     if options.model is None:
         why = engine.missing.get(options.precision, "there is no form of the network for it here")
+        if options.precision in engine.models:
+            why = "it runs networks that this study trained, as PyTorch has them, and this one comes from an ONNX file"
         return Outcome("unsupported", f"{engine.title} has no {options.precision}: {why}")
     status = options.model.with_name(f"{options.model.name}.json")
     if status.exists() and (outcome := _failure(status)):
@@ -83,7 +85,7 @@ def case_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", required=True, type=Path, metavar="NPZ", help="test features: x, y")
     parser.add_argument("--logits", required=True, type=Path, metavar="NPY", help="FP32 logits, in test order")
     parser.add_argument("--network", required=True, help="for the row")
-    parser.add_argument("--dataset", required=True, metavar="DATASET-CLASS_SET", help="for the row")
+    parser.add_argument("--dataset", required=True, metavar="DATASET[-CLASS_SET]", help="for the row")
     parser.add_argument("--seed", required=True, type=int, help="for the row")
     parser.add_argument("--precision", required=True, choices=PRECISIONS)
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="(default: %(default)s)")
@@ -117,13 +119,14 @@ def case_request(options: argparse.Namespace, mode: str) -> dict[str, object]:
 
 
 def case_record(options: argparse.Namespace) -> dict[str, object]:
-    """Return what names the case in its result."""
+    """Return what names the case in its result. A network from a file has no class set."""
+    dataset, class_set = options.dataset.rsplit("-", 1) if "-" in options.dataset else (options.dataset, "")
     return {
         "engine": options.engine,
         "engine_title": engine_class(options.engine).title,
         "network": options.network,
-        "dataset": options.dataset.rpartition("-")[0] or options.dataset,
-        "class_set": options.dataset.rpartition("-")[2],
+        "dataset": dataset,
+        "class_set": class_set,
         "seed": options.seed,
         "precision": options.precision,
         "batch_size": options.batch_size,

@@ -9,7 +9,7 @@ from sparsemark.files import InputError
 
 
 def load_calibration(path: Path) -> np.ndarray:
-    """Return the calibration clips, float32 [clips, 1, mels, frames].
+    """Return the calibration clips, float32 [clips, ...], of the network's input for one clip.
 
     Raises:
         InputError: the file is missing or holds no such array.
@@ -19,8 +19,8 @@ def load_calibration(path: Path) -> np.ndarray:
             clips = arrays["x"]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(f"{path}: expected an npz file with the array x ({error})") from error
-    if clips.dtype != np.float32 or clips.ndim != 4 or len(clips) == 0:
-        raise InputError(f"{path}: x: expected float32 [clips, 1, mels, frames], found {clips.dtype} {clips.shape}")
+    if clips.dtype != np.float32 or clips.ndim < 2 or len(clips) == 0:
+        raise InputError(f"{path}: x: expected float32 [clips, ...], found {clips.dtype} {clips.shape}")
     return clips
 
 

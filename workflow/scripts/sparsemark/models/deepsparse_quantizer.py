@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from sparsemark.models.calibration import load_calibration
 from sparsemark.models.onnx_model import batch_size_of, load_model
 from sparsemark.models.quantization import activation_ranges, int8_weights
 
+#: So many forms are tried: all of a network with up to seven layers. Each takes seconds, and a large network that fails
+#: in one layer fails in several.
+MOST_FORMS = 16
 #: The integer counterparts, and the axis of the weights that counts output channels.
 INTEGER_OPERATORS = {"Conv": ("ConvInteger", 0), "MatMul": ("MatMulInteger", 1)}
 
@@ -143,7 +147,7 @@ def quantize(model_path: Path, calibration: Path, out: Path) -> tuple[str, ...]:
     ranges = activation_ranges(model, sorted({node.input[0] for node in nodes}), load_calibration(calibration))
     layouts = sorted({1, len(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
-        for left_in_fp32 in candidates([node.name for node in nodes]):
+        for left_in_fp32 in islice(candidates([node.name for node in nodes]), MOST_FORMS):
             form = integer_model(model, ranges, left_in_fp32, saturation.saturates())
             trial = Path(folder, "trial.onnx")
             onnx.save(form, trial)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from sparsemark.files import InputError, atomic_path, write_json
 from sparsemark.networks.activation_sparsity import KWinners
-from sparsemark.networks.gsc_cnn import LAYERS, GscCnn, layer_table, load_network, save_network
+from sparsemark.networks.layers import input_densities, layer_table
+from sparsemark.networks.network import load_network, save_network
 from sparsemark.networks.training_data import Augmentation, TrainingData
 from sparsemark.networks.training_settings import Settings
 from sparsemark.progress import Progress
@@ -54,12 +56,12 @@ class Average:
     It follows zeros exactly: a weight that is 0 now (masked or pruned) is 0 in the average.
     """
 
-    def __init__(self, model: GscCnn, total_steps: int) -> None:
+    def __init__(self, model: nn.Module, total_steps: int) -> None:
         self.horizon = max(1.0, 0.03 * total_steps)
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, model: GscCnn, step: int) -> None:
+    def update(self, model: nn.Module, step: int) -> None:
         rate = min(1.0, AVERAGE_INTERVAL / min(self.horizon, step + 1))
         for name, value in model.state_dict().items():
             average = self.state[name]
@@ -79,7 +81,7 @@ def learning_rate_at(progress: float, peak: float) -> float:
 
 
 @torch.no_grad()
-def predict(model: GscCnn, x: torch.Tensor) -> torch.Tensor:
+def predict(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Return the logits, float32 [n, classes], of features `x`, [n, 1, mel, time]."""
     training = model.training
     model.eval()
@@ -108,7 +110,7 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=supported)
 
 
-def load_for(path: Path, classes: list[str]) -> GscCnn:
+def load_for(path: Path, classes: list[str]) -> nn.Module:
     """Read a trained network.
 
     Raises:
@@ -121,13 +123,13 @@ def load_for(path: Path, classes: list[str]) -> GscCnn:
 
 
 def fit(
-    model: GscCnn,
+    model: nn.Module,
     data: TrainingData,
     settings: Settings,
     *,
     seed: int,
     after_step: Callable[[int, int], None] | None = None,
-    teacher: GscCnn | None = None,
+    teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
 ) -> list[dict]:
     """Train `model` in place where `data` lies; at the end it is on the CPU and holds the averaged weights.
@@ -162,7 +164,8 @@ def fit(
     augmentation = Augmentation(data, settings)
     arithmetic = mixed_precision(data.device)
     history: list[dict] = []
-    fingerprint = {"settings": asdict(settings), "seed": seed, "total_steps": total_steps}
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    fingerprint = {"settings": asdict(settings), "seed": seed, "total_steps": total_steps, "shapes": shapes}
     if checkpoint is not None and checkpoint.exists():
         state = torch.load(checkpoint, map_location=data.device, weights_only=True)
         if state["fingerprint"] == fingerprint:
@@ -250,7 +253,7 @@ def distillation_loss(logits: torch.Tensor, opinion: torch.Tensor) -> torch.Tens
     return functional.cross_entropy(logits, functional.softmax(opinion, dim=1))
 
 
-def validate(model: GscCnn, average: Average, data: TrainingData) -> float:
+def validate(model: nn.Module, average: Average, data: TrainingData) -> float:
     """Return the validation accuracy of the averaged weights."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(average.state)
@@ -260,24 +263,8 @@ def validate(model: GscCnn, average: Average, data: TrainingData) -> float:
     return result
 
 
-@torch.no_grad()
-def input_densities(model: GscCnn, x: torch.Tensor) -> dict[str, float]:
-    """Return, per layer with weights, the share of its inputs that are not zero, over the features `x`."""
-    sums, handles = dict.fromkeys(LAYERS, 0.0), []
-    for name in LAYERS:
-
-        def count(_module: torch.nn.Module, inputs: tuple[torch.Tensor], name: str = name) -> None:
-            sums[name] += torch.count_nonzero(inputs[0]).item() / inputs[0][0].numel()
-
-        handles.append(getattr(model, name).register_forward_pre_hook(count))
-    predict(model, x)
-    for handle in handles:
-        handle.remove()
-    return {name: total / len(x) for name, total in sums.items()}
-
-
 def save_results(
-    out: Path, model: GscCnn, data: TrainingData, history: list[dict], *, network: str, spec: dict, seed: int
+    out: Path, model: nn.Module, data: TrainingData, history: list[dict], *, network: str, spec: dict, seed: int
 ) -> None:
     """Write all that is kept of a trained network; `metrics.json` comes last."""
     x, labels = data.test
@@ -291,10 +278,12 @@ def save_results(
     rows = [["label", *classes], *([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True))]
     write_csv(out / "confusion.csv", rows)
     write_csv(out / "history.csv", [list(history[0]), *(list(record.values()) for record in history)])
-    densities = input_densities(model, x)
+    densities = input_densities(model, x.split(EVALUATION_BATCH))
     layers = [{**layer, "activation_density": round(densities[layer["name"]], 4)} for layer in layer_table(model)]
     metrics = {
         "network": network,
+        "kind": "trained",
+        "unit": "words",
         "dataset": data.description["dataset"],
         "title": data.description["title"],
         "class_set": data.description["class_set"],
@@ -303,7 +292,7 @@ def save_results(
         "test_clips": len(labels),
         "validation_accuracy": history[-1]["validation_accuracy"],
         "parameters": sum(weight.numel() for weight in model.parameters()),
-        **{key: sum(layer[key] for layer in layers) for key in ("nonzero_weights", "macs", "nonzero_macs")},
+        **{key: sum(layer[key] for layer in layers) for key in ("weights", "nonzero_weights", "macs", "nonzero_macs")},
         "epochs": len(history),
         "seconds": round(sum(record["seconds"] for record in history), 1),
         "layers": layers,

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from sparsemark.files import InputError
-from sparsemark.networks.sparsity_patterns import LAYERS, TAP_QUADS, effective_pattern, kept_of_64, kept_quads
+from sparsemark.networks.layers import layers_of
+from sparsemark.networks.sparsity_patterns import TAP_QUADS, Layer, effective_pattern, kept_of_64, kept_quads
 
 Sparsity = dict[str, float] | float
 Masks = dict[str, torch.Tensor]
+Weights = dict[str, torch.Tensor]
 
 
 def make_masks(model: nn.Module, spec: dict, generator: torch.Generator) -> Masks:
@@ -30,23 +32,38 @@ def make_masks(model: nn.Module, spec: dict, generator: torch.Generator) -> Mask
     Returns:
         Per sparse layer, a bool tensor of its weight's shape, True where the weight may be non-zero.
     """
-    sparsity = spec.get("sparsity") or {}
+    sparsity, layers = spec.get("sparsity") or {}, layers_of(model)
     if not isinstance(sparsity, dict):
-        sparsity = dict.fromkeys(LAYERS, sparsity)
+        sparsity = dict.fromkeys(layers, sparsity)
     pattern = spec.get("pattern", "unstructured")
     masks = {}
     for name, value in sparsity.items():
-        weight = getattr(model, name).weight
-        scores = torch.rand(weight.shape, generator=generator)
-        masks[name] = layer_mask(name, scores, value, pattern)
+        scores = torch.rand(weight_of(model, name).shape, generator=generator)
+        masks[name] = layer_mask(layers[name], scores, value, pattern)
     return masks
 
 
+def weight_of(model: nn.Module, layer: str) -> torch.Tensor:
+    """Return the weight of a layer, which may be named with dots."""
+    return model.get_submodule(layer).weight
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """Return the weights of all layers, on the CPU."""
+    return {name: weight_of(model, name).detach().cpu() for name in layers_of(model)}
+
+
 def magnitude_masks(model: nn.Module, sparsity: Sparsity, pattern: str) -> Masks:
+    """Return the masks that keep a network's weights of largest magnitude (see `largest`)."""
+    return largest(layers_of(model), weights_of(model), sparsity, pattern)
+
+
+def largest(layers: dict[str, Layer], weights: Weights, sparsity: Sparsity, pattern: str) -> Masks:
     """Return the masks that keep the weights of largest magnitude.
 
     Args:
-        model: the network.
+        layers: of a network, by name.
+        weights: of these layers, outputs first.
         sparsity: per layer, or a number: a global ranking over all layers then decides each layer's share.
         pattern: one of `sparsity_patterns.PATTERNS`; a block's score is its L2 norm.
 
@@ -54,14 +71,13 @@ def magnitude_masks(model: nn.Module, sparsity: Sparsity, pattern: str) -> Masks
         Per sparse layer, a bool tensor of its weight's shape, True for kept weights.
     """
     if not isinstance(sparsity, dict):
-        sparsity = global_sparsities(model, sparsity, pattern)
-    weights = {name: getattr(model, name).weight.detach().cpu() for name in sparsity}
-    return {name: layer_mask(name, weights[name].abs(), value, pattern) for name, value in sparsity.items()}
+        sparsity = global_sparsities(layers, weights, sparsity, pattern)
+    return {name: layer_mask(layers[name], weights[name].abs(), value, pattern) for name, value in sparsity.items()}
 
 
 def nonzero_masks(model: nn.Module, layers: Iterable[str]) -> Masks:
     """Return the masks that a sparse network has already: True where a weight of `layers` is not zero."""
-    return {name: getattr(model, name).weight != 0 for name in layers}
+    return {name: weight_of(model, name) != 0 for name in layers}
 
 
 def masks_on(device: torch.device, masks: Masks) -> Masks:
@@ -74,10 +90,10 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
     with torch.no_grad():
         for name, mask in masks.items():
             # masked_fill, since a product would leave -0.0 behind (and NaN, had the training diverged).
-            getattr(model, name).weight.masked_fill_(~mask, 0.0)
+            weight_of(model, name).masked_fill_(~mask, 0.0)
 
 
-def global_sparsities(model: nn.Module, sparsity: float, pattern: str) -> dict[str, float]:
+def global_sparsities(layers: dict[str, Layer], weights: Weights, sparsity: float, pattern: str) -> dict[str, float]:
     """Turn one sparsity for the whole network into one per layer, by ranking all weights (or blocks) together.
 
     Magnitudes of different layers don't compare, so each weight's square is divided by the sum of the squares of its
@@ -85,12 +101,12 @@ def global_sparsities(model: nn.Module, sparsity: float, pattern: str) -> dict[s
     scores 1: no layer is ever removed whole.
     """
     scores = {}
-    for name in LAYERS:
-        norms = _block_norms(_view(name, getattr(model, name).weight.detach()), effective_pattern(name, pattern))
+    for name, layer in layers.items():
+        norms = _block_norms(_view(layer, weights[name]), effective_pattern(layer, pattern))
         squares = norms.flatten().square().sort(descending=True).values.double()
         scores[name] = squares / squares.cumsum(0)
     together = torch.cat(list(scores.values()))
-    blocks = {name: getattr(model, name).weight.numel() / len(score) for name, score in scores.items()}
+    blocks = {name: layers[name].weights / len(score) for name, score in scores.items()}
     sizes = torch.cat([torch.full((len(score),), blocks[name]) for name, score in scores.items()])
     order = together.argsort(descending=True, stable=True)
     kept = torch.zeros(len(together), dtype=torch.bool)
@@ -99,19 +115,22 @@ def global_sparsities(model: nn.Module, sparsity: float, pattern: str) -> dict[s
     return {name: 1 - max(1, int(share.sum())) / len(share) for name, share in zip(scores, shares, strict=True)}
 
 
-def group_first_outputs(model: nn.Module, sparsity: float) -> None:
-    """Reorder the outputs of conv1 so that filters which live off the same fours of taps share a block of 16.
+def grouped_outputs(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
+    """Return an order of outputs in which filters that live off the same fours of taps share a block of 16.
 
-    The network computes what it did, but choosing `TAP_QUADS` for whole blocks of outputs then costs less.
+    Choosing `TAP_QUADS` for whole blocks of outputs then costs less.
 
     Args:
-        model: the network; conv1, bn1 and the input channels of conv2 are reordered in place.
-        sparsity: the share of conv1's taps that is going to be removed.
+        weight: of a 5 × 5 convolution of one channel, [outputs, 1, 5, 5]; the outputs divide by 16.
+        sparsity: the share of its taps that is going to be removed.
+
+    Returns:
+        int64 [outputs], the old number of each new output.
     """
     kept = kept_quads(sparsity)
     if not 0 < kept < len(TAP_QUADS):
-        return
-    weight = model.conv1.weight.detach().flatten(1)
+        return torch.arange(len(weight))
+    weight = weight.detach().flatten(1)
     blocks = len(weight) // 16
     energies = (weight / weight.norm(dim=1, keepdim=True).clamp_min(1e-12)).square()
     energies = torch.stack([energies[:, list(quad)].sum(1) for quad in TAP_QUADS], dim=1)
@@ -128,11 +147,7 @@ def group_first_outputs(model: nn.Module, sparsity: float) -> None:
         value = retained.gather(1, chosen[block].unsqueeze(1)).sum()
         if value > best_value:
             best, best_value = block, value
-    order = best.argsort(stable=True)
-    with torch.no_grad():
-        for tensor in (model.conv1.weight, model.conv1.bias, model.bn1.running_mean, model.bn1.running_var):
-            tensor.copy_(tensor[order])
-        model.conv2.weight.copy_(model.conv2.weight[:, order])
+    return best.argsort(stable=True)
 
 
 def _share_out(gains: torch.Tensor) -> torch.Tensor:
@@ -146,11 +161,11 @@ def _share_out(gains: torch.Tensor) -> torch.Tensor:
     return block
 
 
-def layer_mask(name: str, scores: torch.Tensor, sparsity: float, pattern: str) -> torch.Tensor:
+def layer_mask(layer: Layer, scores: torch.Tensor, sparsity: float, pattern: str) -> torch.Tensor:
     """Return the mask of one layer that keeps the highest scores that the pattern allows.
 
     Args:
-        name: the layer, of `sparsity_patterns.LAYERS`.
+        layer: its shape.
         scores: of its weights' shape, not negative.
         sparsity: share of the weights to remove, 0 up to 1 (exclusive).
         pattern: one of `sparsity_patterns.PATTERNS`.
@@ -158,13 +173,13 @@ def layer_mask(name: str, scores: torch.Tensor, sparsity: float, pattern: str) -
     Returns:
         bool, of the shape of `scores`.
     """
-    pattern = effective_pattern(name, pattern)
-    view = _view(name, scores)
+    pattern = effective_pattern(layer, pattern)
+    view = _view(layer, scores)
     if pattern == "n_of_64":
-        norms = _windows(name, view).norm(dim=1)
+        norms = _windows(layer, view).norm(dim=1)
         best = norms.topk(kept_of_64(sparsity), dim=-1).indices
         mask = torch.zeros_like(norms, dtype=torch.bool).scatter_(-1, best, True)
-        mask = mask.repeat_interleave(LAYERS[name].sharing, dim=0).reshape(view.shape)
+        mask = mask.repeat_interleave(layer.sharing, dim=0).reshape(view.shape)
     elif pattern == "complementary":
         mask = _complementary_mask(view.flatten(1), sparsity).reshape(view.shape)
     elif pattern == "tap_quads":
@@ -177,7 +192,7 @@ def layer_mask(name: str, scores: torch.Tensor, sparsity: float, pattern: str) -
         best = norms.flatten().topk(_kept(norms.numel(), sparsity)).indices
         mask = torch.zeros(norms.numel(), dtype=torch.bool).index_fill_(0, best, True).reshape(norms.shape)
         mask = _expand_blocks(mask, view.shape, pattern)
-    return _unview(name, mask, scores.shape)
+    return _unview(mask, scores.shape)
 
 
 def verify_masks(model: nn.Module, spec: dict) -> None:
@@ -189,37 +204,36 @@ def verify_masks(model: nn.Module, spec: dict) -> None:
     sparsity = spec.get("sparsity")
     if not sparsity:
         return
-    pattern = spec.get("pattern", "unstructured")
+    pattern, layers = spec.get("pattern", "unstructured"), layers_of(model)
     if not isinstance(sparsity, dict) and "start" not in spec:
-        sparsity = dict.fromkeys(LAYERS, sparsity)
-    layers = sparsity if isinstance(sparsity, dict) else dict.fromkeys(LAYERS)
+        sparsity = dict.fromkeys(layers, sparsity)
+    chosen = sparsity if isinstance(sparsity, dict) else dict.fromkeys(layers)
     total = kept = rounding = 0.0
-    for name, value in layers.items():
-        weight = getattr(model, name).weight.detach()
+    for name, value in chosen.items():
+        layer, weight = layers[name], weight_of(model, name).detach()
         if not torch.isfinite(weight).all():
             raise InputError(f"{name}: expected finite weights")
-        nonzero = _view(name, weight != 0)
+        nonzero = _view(layer, weight != 0)
         if not nonzero.any():
             raise InputError(f"{name}: expected some non-zero weights, found none")
-        blocks = _block_norms(nonzero.float(), effective_pattern(name, pattern)) > 0
+        blocks = _block_norms(nonzero.float(), effective_pattern(layer, pattern)) > 0
         size = nonzero.numel() / blocks.numel()
         total += nonzero.numel()
         kept += size * int(blocks.sum())
         rounding += size
         if value is not None:
-            _verify_layer(name, nonzero, value, effective_pattern(name, pattern))
+            _verify_layer(name, layer, nonzero, value, effective_pattern(layer, pattern))
     if not isinstance(sparsity, dict) and kept > total * (1 - sparsity) + rounding:
         raise InputError(
             f"expected a sparsity of {sparsity} over all layers in {pattern}, found {1 - kept / total:.4f}"
         )
 
 
-def _verify_layer(name: str, nonzero: torch.Tensor, sparsity: float, pattern: str) -> None:
+def _verify_layer(name: str, layer: Layer, nonzero: torch.Tensor, sparsity: float, pattern: str) -> None:
     if pattern == "n_of_64":
-        found, allowed = int(_windows(name, nonzero).any(dim=1).sum(-1).max()), kept_of_64(sparsity)
+        found, allowed = int(_windows(layer, nonzero).any(dim=1).sum(-1).max()), kept_of_64(sparsity)
         if found > allowed:
-            sharing = LAYERS[name].sharing
-            outputs = f", the same for {sharing} outputs" if sharing > 1 else ""
+            outputs = f", the same for {layer.sharing} outputs" if layer.sharing > 1 else ""
             raise InputError(f"{name}: expected at most {allowed} of every 64 channels{outputs}, found {found}")
     elif pattern == "complementary":
         size, allowed = _complementary_shape(nonzero[0].numel(), sparsity)
@@ -243,20 +257,19 @@ def _verify_layer(name: str, nonzero: torch.Tensor, sparsity: float, pattern: st
             )
 
 
-def _view(name: str, weight: torch.Tensor) -> torch.Tensor:
+def _view(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
     """Return a layer's weight as [outputs, positions, channels]."""
-    channels = LAYERS[name].channels
-    return weight.reshape(len(weight), channels, -1).transpose(1, 2)
+    return weight.reshape(len(weight), layer.channels, -1).transpose(1, 2)
 
 
-def _unview(name: str, view: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+def _unview(view: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Undo `_view`."""
     return view.transpose(1, 2).reshape(shape).contiguous()
 
 
-def _windows(name: str, view: torch.Tensor) -> torch.Tensor:
+def _windows(layer: Layer, view: torch.Tensor) -> torch.Tensor:
     """Return [outputs, positions, channels] as [sets of outputs, outputs of a set, positions, windows, 64 channels]."""
-    return view.reshape(-1, LAYERS[name].sharing, view.shape[1], view.shape[2] // 64, 64)
+    return view.reshape(-1, layer.sharing, view.shape[1], view.shape[2] // 64, 64)
 
 
 def _kept(count: int, sparsity: float) -> int:

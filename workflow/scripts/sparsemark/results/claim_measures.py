@@ -10,11 +10,14 @@ from sparsemark.results.measurements import (
     data_title,
     dense_network,
     engine_title,
+    precision_title,
     select,
+    small_dense_networks,
     sparse_networks,
     why_missing,
 )
 from sparsemark.results.ratios import Estimate, extreme_ratio, fastest, mean_interval, ratio, throughput
+from sparsemark.results.sparse_gains import accuracy
 
 #: The engines that the reproduced study compared; what it says of "every engine" was said of them.
 STUDY_ENGINES = ["onnxruntime", "openvino", "tvm", "deepsparse"]
@@ -24,6 +27,8 @@ SINGLE, BATCH = 1, 64
 SPARSEST = 0.04
 #: Up to this share of weights left, 4 of 64 included, a network counts as about 95 % sparse.
 NEAR_95 = 0.08
+#: "As accurate": within half a point, as for the claim about sparse networks.
+SAME_ACCURACY = 0.005
 #: "The same speed": a difference that no user would notice.
 SAME = 0.05
 
@@ -53,7 +58,7 @@ class Study:
 
     def __post_init__(self) -> None:
         self.dense = dense_network(self.networks)
-        left = (self.networks["nonzero_weights"] / self.networks["parameters"]).groupby(self.networks["network"]).mean()
+        left = (self.networks["nonzero_weights"] / self.networks["weights"]).groupby(self.networks["network"]).mean()
         self.sparse = [name for name in sparse_networks(self.networks) if left[name] >= SPARSEST]
 
     @property
@@ -314,7 +319,7 @@ def sparse_accuracy(study: Study) -> Finding:
     losses = {}
     for network in study.sparse:
         rows = select(study.networks, network=network).set_index("seed")
-        if (rows["nonzero_weights"] < NEAR_95 * rows["parameters"]).all():
+        if (rows["nonzero_weights"] < NEAR_95 * rows["weights"]).all():
             losses[network] = _over_seeds(100 * (dense - rows["accuracy"]).dropna())
     losses = {name: estimate for name, estimate in losses.items() if estimate}
     if not losses:
@@ -327,13 +332,47 @@ def _over_seeds(values: pd.Series) -> Estimate | None:
     return mean_interval(values)
 
 
+def against_small_dense(study: Study) -> Finding:
+    """The fastest sparse network over the fastest smaller dense one that is as accurate."""
+    cases = select(study.benchmarks, batch_size=BATCH, cores="all")
+
+    def measured(networks: list[str]) -> list[tuple[float, float, str, pd.DataFrame]]:
+        """Return (speed, accuracy, label, rows) of every case that has both, fastest first."""
+        own = cases[cases["network"].isin(networks)]
+        found = []
+        for (network, precision, engine), rows in own.groupby(["network", "precision", "engine"]):
+            speed = throughput(rows)
+            correct = accuracy(study.networks, study.accuracies, network, precision, engine)
+            if speed and correct is not None:
+                found.append(
+                    (speed.value, correct, f"{network} ({engine_title(engine)} {precision_title(precision)})", rows)
+                )
+        return sorted(found, key=lambda case: -case[0])
+
+    sparse, small = measured(sparse_networks(study.networks)), measured(small_dense_networks(study.networks))
+    if not sparse or not small:
+        return Finding(
+            obstacle=f"no {'smaller dense' if sparse else 'sparse'} network has a speed and an accuracy here"
+        )
+    _, correct, label, rows = sparse[0]
+    told = f"{label}, {100 * correct:.1f} %"
+    rivals = [case for case in small if case[1] >= correct - SAME_ACCURACY]
+    if not rivals:
+        best = max(small, key=lambda case: case[1])
+        return Finding(
+            obstacle=f"no smaller dense network is as accurate as {told}: {best[2]} has {100 * best[1]:.1f} %"
+        )
+    _, other, rival, rival_rows = rivals[0]
+    return extreme({f"{told}, against {rival}, {100 * other:.1f} %": (rows, rival_rows)}, largest=True)
+
+
 def fewer_macs(study: Study) -> Finding:
     """Multiply-accumulates of the dense network over those of the one nearest to 95 % sparsity."""
-    mean = study.networks.groupby("network")[["nonzero_weights", "nonzero_macs", "parameters"]].mean()
-    sparse = mean[mean["nonzero_weights"] < NEAR_95 * mean["parameters"]]
+    mean = study.networks.groupby("network")[["nonzero_weights", "nonzero_macs", "weights"]].mean()
+    sparse = mean[mean["nonzero_weights"] < NEAR_95 * mean["weights"]]
     if not len(sparse):
         return Finding(obstacle="no network here is about 95 % sparse")
     # The study's network is the one at 95 %: the nearest to it, not the sparsest of a sweep.
-    name = (sparse["nonzero_weights"] / sparse["parameters"] - 0.05).abs().idxmin()
+    name = (sparse["nonzero_weights"] / sparse["weights"] - 0.05).abs().idxmin()
     gain = float(mean.loc[study.dense, "nonzero_macs"] / sparse.loc[name, "nonzero_macs"])
     return Finding(Estimate(gain, gain, gain, 1), f"counted, not timed: {name}")

@@ -42,6 +42,8 @@ EXECUTED_COLUMNS = {
 }
 NETWORK_COLUMNS = {
     "network": str,
+    "kind": str,
+    "unit": str,
     "dataset": str,
     "dataset_title": str,
     "class_set": str,
@@ -49,6 +51,7 @@ NETWORK_COLUMNS = {
     "accuracy": float,
     "test_clips": int,
     "parameters": int,
+    "weights": int,
     "nonzero_weights": int,
     "macs": float,
     "nonzero_macs": float,
@@ -156,8 +159,15 @@ def load_rounds(path: Path, *, executed: bool = False) -> pd.DataFrame:
 
 
 def load_networks(path: Path) -> pd.DataFrame:
-    """Read networks.csv, a row per trained network and seed."""
-    return load_table(path, NETWORK_COLUMNS)
+    """Read networks.csv, a row per network and seed; those from files are none of the study's, and left out."""
+    return select(load_all_networks(path), kind="trained")
+
+
+def load_all_networks(path: Path) -> pd.DataFrame:
+    """Read networks.csv, a row per network and seed, the trained ones first."""
+    return load_table(path, NETWORK_COLUMNS).sort_values(
+        "kind", key=lambda kind: kind != "trained", kind="stable", ignore_index=True
+    )
 
 
 def load_accuracies(path: Path) -> pd.DataFrame:
@@ -230,7 +240,7 @@ def dense_network(networks: pd.DataFrame) -> str:
         InputError: every network of the study is sparse.
     """
     full = networks[
-        (networks["nonzero_weights"] > 0.99 * networks["parameters"])
+        (networks["nonzero_weights"] > 0.99 * networks["weights"])
         & (networks["nonzero_macs"] > 0.99 * networks["macs"])
     ]
     names = list(dict.fromkeys(full["network"]))
@@ -241,8 +251,21 @@ def dense_network(networks: pd.DataFrame) -> str:
 
 def sparse_networks(networks: pd.DataFrame) -> list[str]:
     """Return the names of the networks that have lost at least a tenth of their weights, in the table's order."""
-    sparse = networks[networks["nonzero_weights"] < 0.9 * networks["parameters"]]
+    sparse = networks[networks["nonzero_weights"] < 0.9 * networks["weights"]]
     return list(dict.fromkeys(sparse["network"]))
+
+
+def small_dense_networks(networks: pd.DataFrame) -> list[str]:
+    """Return the names of the networks without zeroes that cost less than the dense one: the control of sparsity."""
+    cost = select(networks, network=dense_network(networks))["macs"].max()
+    full = networks[(networks["nonzero_weights"] > 0.99 * networks["weights"]) & (networks["macs"] < cost)]
+    return list(dict.fromkeys(full["network"]))
+
+
+def base_network(networks: pd.DataFrame, network: str) -> str:
+    """Return the network that a network's gain refers to: the dense one, or the file that it was pruned from."""
+    row = select(networks, network=network).iloc[0]
+    return dense_network(select(networks, kind="trained")) if row["kind"] == "trained" else row["dataset"]
 
 
 # -------------------------------------------------------------------------------------------------------- names
@@ -373,9 +396,13 @@ def one_core_origin(table: pd.DataFrame, benchmarks: pd.DataFrame, note: str) ->
 
 
 def data_title(networks: pd.DataFrame) -> str:
-    """Return data set and class set of the study, with the number of test clips."""
-    sets = networks[["dataset_title", "class_set", "test_clips"]].drop_duplicates().itertuples(index=False)
-    return "; ".join(f"{title}, class set {classes}, {clips:,} test clips" for title, classes, clips in sets)
+    """Return data set and class set of the study, with the number of test clips; of a file, its samples."""
+    columns = ["dataset_title", "class_set", "test_clips", "unit"]
+    sets = networks[columns].drop_duplicates().itertuples(index=False)
+    return "; ".join(
+        f"{title}, class set {classes}, {clips:,} test clips" if classes else f"{title}, {clips:,} test {unit}"
+        for title, classes, clips, unit in sets
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ options
