@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dualsparse import Engine
-from dualsparse.kernels import compile_program
+from dualsparse.kernels import choose_builder
 from dualsparse.kernels.instruction_sets import best_instruction_set
 from dualsparse.layers import InputQuantization
 from dualsparse.onnx_import import import_onnx
@@ -80,7 +80,7 @@ def competitors(batch_size: int) -> dict[str, Callable[[], object]]:
         sys.exit("This CPU has no instruction set for fast programs: there is nothing to measure.")
     for n in OF_64:
         layers, quantization = study_layers(rng, n, 1.0), InputQuantization(0.03, 128)
-        program = compile_program(layers, quantization, instruction_set=best_instruction_set())
+        program = choose_builder(layers, quantization, instruction_set=best_instruction_set()).program()
         runs[f"INT8, {n} of 64"] = lambda program=program: program(x, out)
     for density in DENSITIES:
         content = float_network(rng, batch_size, density).SerializeToString()

@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     multiply = r"vpdpbusd|vpmaddubsw|usdot|sdot"
     print(f"{'processor':16}{'instruction set':16}{'kernel':10}{'products':>10}{'cycles':>8}{'products per cycle':>20}")
     for processor, name in PROCESSORS.items():
-        builder = choose_builder(layers, InputQuantization(0.03, 128), None, 1, INSTRUCTION_SETS[name])
+        builder = choose_builder(layers, InputQuantization(0.03, 128), instruction_set=INSTRUCTION_SETS[name])
         kernels = functions(builder.text())
         for layer, kernel in enumerate(builder.kernels):
             if f"layer{layer}" not in kernels:

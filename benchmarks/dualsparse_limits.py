@@ -20,7 +20,7 @@ from numba import njit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dualsparse.kernels import compile_program
+from dualsparse.kernels import choose_builder
 from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS, InstructionSet, best_instruction_set
 from dualsparse.layers import ColumnGate, InputQuantization, IntegerLayer
 
@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("This machine lacks the instructions: there is no fast program to measure.")
     quantization = InputQuantization(0.03, 128)
     gate = ColumnGate(kernel_width=16, stride_width=4, keep=options.keep, columns=5, layer_index=1)
-    programs = [compile_program(layers, quantization, choice, instruction_set=isa) for choice in (None, gate)]
+    programs = [choose_builder(layers, quantization, choice, instruction_set=isa).program() for choice in (None, gate)]
     for batch_size in (1, 64):
         frequency = clock()
         print(f"{isa.title}, batch size {batch_size}, {frequency / 1e9:.2f} GHz")

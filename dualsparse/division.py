@@ -47,7 +47,13 @@ def plan_programs(plan: Plan, threads: int, instruction_set: InstructionSet | No
     if instruction_set is None:
         return dict.fromkeys(steps)
     return {
-        step: choose_builder(step.layers, step.quantization, step.gate, _most_samples(step, threads), instruction_set)
+        step: choose_builder(
+            step.layers,
+            step.quantization,
+            step.gate,
+            _most_samples(step, threads),
+            instruction_set=instruction_set,
+        )
         for step in steps
     }
 
@@ -83,7 +89,7 @@ def _cycles_alone(layer: FloatLayer | IntegerLayer, samples: int, instruction_se
         layers = [replace(layer, output_float=layer.kind == "linear", winners=None)]
         if layer.kind == "conv":
             layers.append(_reader(layer))
-    builder = choose_builder(layers, quantization, None, samples, instruction_set)
+    builder = choose_builder(layers, quantization, None, samples, instruction_set=instruction_set)
     return None if builder is None else builder.cycles[0]
 
 

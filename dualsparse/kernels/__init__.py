@@ -7,6 +7,6 @@ Where to look: `instruction_sets` has the machine instructions, `registers` thos
 """
 
 from .compilation import CompiledProgram
-from .programs import Builder, choose_builder, compile_program
+from .programs import Builder, choose_builder
 
-__all__ = ["Builder", "CompiledProgram", "choose_builder", "compile_program"]
+__all__ = ["Builder", "CompiledProgram", "choose_builder"]

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dualsparse.layers import ColumnGate, FloatLayer, InputQuantization, IntegerLayer
 
 from .batch_program import BatchBuilder
-from .compilation import CompiledProgram, Unsupported
+from .compilation import Unsupported
 from .float_program import FloatBuilder
 from .instruction_sets import InstructionSet
 from .sample_program import SampleBuilder
@@ -17,15 +17,15 @@ Builder = SampleBuilder | FloatBuilder | BatchBuilder
 LEAST_BATCH = 4
 
 
-def compile_program(
+def choose_builder(
     layers: Sequence[FloatLayer] | Sequence[IntegerLayer],
     quantization: InputQuantization | None,
     gate: ColumnGate | None = None,
     batch_size: int = 1,
     *,
     instruction_set: InstructionSet,
-) -> CompiledProgram | None:
-    """Compile a sequence of layers, or load it from the cache of an earlier run.
+) -> Builder | None:
+    """Plan the fastest program of a sequence of layers; nothing is compiled.
 
     Args:
         layers: all of integers, the last one with float32 output; or all of float32.
@@ -34,20 +34,8 @@ def compile_program(
         batch_size: how many samples a call usually has. Programs run any number, but are made for it.
 
     Returns:
-        The fastest program; None if this sequence of layers has no fast one.
+        What compiles the program, or loads it from the cache of an earlier run; None if there is no fast one.
     """
-    builder = choose_builder(layers, quantization, gate, batch_size, instruction_set)
-    return None if builder is None else builder.program()
-
-
-def choose_builder(
-    layers: Sequence[FloatLayer] | Sequence[IntegerLayer],
-    quantization: InputQuantization | None,
-    gate: ColumnGate | None,
-    batch_size: int,
-    instruction_set: InstructionSet,
-) -> Builder | None:
-    """Plan a program and compile nothing; see `compile_program`."""
     builders = []
     with suppress(Unsupported):
         if quantization is None:

@@ -34,7 +34,7 @@ def program(processor: str) -> tuple[SampleBuilder, dict]:
     network = Network(0, (1, 32, 32), 77).conv(64, (5, 5), pool=(2, 2))
     network.conv(64, (5, 5), window_sharing=16, pool=(2, 2)).linear(256, window_sharing=16)
     network.linear(12, last=True)
-    builder = choose_builder(network.layers, network.quantization, None, 1, instruction_set)
+    builder = choose_builder(network.layers, network.quantization, instruction_set=instruction_set)
     return builder, functions(builder.text())
 
 

@@ -32,7 +32,7 @@ def run(builder: SampleBuilder | BatchBuilder, x: np.ndarray, output_shape: tupl
 
 
 def assert_exact(network: Network, instruction_set: InstructionSet, gate: ColumnGate | None = None, samples: int = 2):
-    builder = choose_builder(network.layers, network.quantization, gate, 1, instruction_set)
+    builder = choose_builder(network.layers, network.quantization, gate, instruction_set=instruction_set)
     x = network.inputs(samples)
     expected = run_layers(tuple(network.layers), gate, network.quantization, x)
     assert expected.std() > 0

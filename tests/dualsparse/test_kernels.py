@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from random_networks import GATE, Network, float_layers
 
-from dualsparse.kernels import compile_program
+from dualsparse.kernels import choose_builder
 from dualsparse.kernels.batch_program import BatchBuilder
 from dualsparse.kernels.instruction_sets import INSTRUCTION_SETS, InstructionSet
 from dualsparse.layers import ColumnGate
@@ -33,13 +33,16 @@ def cache(tmp_path_factory):
         yield
 
 
+def planned(network: Network, instruction_set: InstructionSet, gate: ColumnGate | None = None):
+    return choose_builder(network.layers, network.quantization, gate, instruction_set=instruction_set)
+
+
 def compiled(network: Network, instruction_set: InstructionSet, gate: ColumnGate | None = None):
-    return compile_program(network.layers, network.quantization, gate, instruction_set=instruction_set)
+    return planned(network, instruction_set, gate).program()
 
 
 def assert_exact(network: Network, instruction_set: InstructionSet, gate: ColumnGate | None = None, samples=(1, 3, 33)):
     program = compiled(network, instruction_set, gate)
-    assert program is not None
     assert len(program.kernels) == len(network.layers)
     for count in samples:
         x = network.inputs(count)
@@ -82,8 +85,8 @@ def test_winners(instruction_set, outputs, zero_point, k):
 
 def test_winners_beside_a_gate_have_no_program(instruction_set):
     network = Network(3, (1, 18, 32), 50).conv(64, (5, 5), winners=100).linear(12, last=True)
-    assert compiled(network, instruction_set) is not None
-    assert compiled(network, instruction_set, replace(GATE, layer_index=0, columns=3)) is None
+    assert planned(network, instruction_set) is not None
+    assert planned(network, instruction_set, replace(GATE, layer_index=0, columns=3)) is None
 
 
 def test_linear_layer_whose_weights_exceed_the_first_level_cache(instruction_set):
@@ -268,7 +271,8 @@ def test_unstructured_float(instruction_set):
     layers = float_layers(network)
     # The last layer a linear one, then a convolution; batches, and samples one by one.
     for count, batch_size in ((5, 64), (3, 64), (5, 1)):
-        program = compile_program(layers[:count], None, batch_size=batch_size, instruction_set=instruction_set)
+        builder = choose_builder(layers[:count], None, batch_size=batch_size, instruction_set=instruction_set)
+        program = builder.program()
         for samples in (1, 50):
             x = network.inputs(samples)
             expected = run_layers(tuple(layers[:count]), None, None, x)
@@ -282,5 +286,5 @@ def test_unstructured_float(instruction_set):
 def test_no_program_for_what_kernels_cannot_do(instruction_set):
     network = speech_network()
     network.layers[1] = replace(network.layers[1], groups=2, weight=network.layers[1].weight[:, :32])
-    assert compiled(network, instruction_set) is None
-    assert compile_program(speech_network().layers[:2], network.quantization, instruction_set=instruction_set) is None
+    assert planned(network, instruction_set) is None
+    assert choose_builder(speech_network().layers[:2], network.quantization, instruction_set=instruction_set) is None
