@@ -55,7 +55,8 @@ def test_every_claim_has_a_row_with_a_verdict(rows):
         ("deepsparse-uses-sparsity", 2.5, CONFIRMED),
         ("sparse-gain-2-3", 2.5, CONFIRMED),
         ("no-engine-uses-both", 2.0, REFUTED),
-        ("sparse-accuracy", 0.1, CONFIRMED),
+        # Half a point is less than what 4,890 clips tell apart.
+        ("sparse-accuracy", 0.1, OPEN),
         ("sparse-work", 20.0, CONFIRMED),
         ("dense-accuracy", 97.2, CONFIRMED),
     ],

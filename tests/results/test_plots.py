@@ -9,7 +9,6 @@ import pytest
 from constructed_tables import REASON, benchmark_rows, network_rows, write_tables
 
 from plot_batch_sizes import magic_sizes
-from plot_reference_drift import drift
 from sparsemark.files import InputError
 from sparsemark.results.figures import engine_colour
 from sparsemark.results.measurements import (
@@ -22,6 +21,7 @@ from sparsemark.results.measurements import (
     load_rounds,
     times,
 )
+from sparsemark.results.quality import drift
 from sparsemark.results.ratios import with_reference
 
 ROOT = Path(__file__).parents[2]
@@ -120,8 +120,8 @@ def test_gains_are_those_of_the_tables(tmp_path):
     text = draw("plot_figure5_sparse_gain", tmp_path, tmp_path / "figure.svg")
     assert "2.50× of 20.0×, pruned" in text
     text = draw("plot_dualsparse_gain", tmp_path, tmp_path / "figure.svg")
-    assert "+ sparse weights" in text and "block, 95.0 %, step 8.00×" in text
-    assert "+ sparse activations" in text and "dual, 95.0 %, step 2.00×, in all 32.0×" in text
+    assert "+ sparse weights" in text and "block, 95.0 [94.4, 95.6] %, step 8.00×" in text
+    assert "+ sparse activations" in text and "dual, 95.0 [94.4, 95.6] %, step 2.00×, in all 32.0×" in text
 
 
 def test_the_drift_of_the_reference_is_relative_to_each_ones_median(tmp_path):
@@ -223,8 +223,8 @@ def test_a_study_without_a_dense_network_is_refused(tmp_path):
         ("", "expected a readable CSV table"),
         ("network,seed\ndense,1\n", "column 'kind' is missing"),
         (
-            "network,kind,unit,dataset,dataset_title,class_set,seed,accuracy,test_clips,parameters,weights,"
-            "nonzero_weights,macs,nonzero_macs\ndense,trained,words,d,D,commands,one,0.9,1,1,1,1,1,1\n",
+            "network,kind,unit,dataset,dataset_title,class_set,seed,accuracy,test_clips,epochs,parameters,weights,"
+            "nonzero_weights,macs,nonzero_macs\ndense,trained,words,d,D,commands,one,0.9,1,1,1,1,1,1,1\n",
             "column 'seed': expected int",
         ),
     ],

@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparsemark.files import run_program
+from sparsemark.results.accuracies import accuracy
 from sparsemark.results.figures import FONT, INK, QUIET, heading, new_figure, nothing, save, tick_label
 from sparsemark.results.measurements import (
     dense_network,
@@ -24,7 +25,6 @@ from sparsemark.results.measurements import (
     sparse_networks,
 )
 from sparsemark.results.ratios import Estimate, fastest, throughput
-from sparsemark.results.sparse_gains import accuracy
 
 BATCH_SIZE = 64
 PRECISIONS = ("fp32", "int8")
@@ -72,7 +72,7 @@ def points_of(
         engine = rows["engine"].iloc[0]
         correct = accuracy(networks, accuracies, network, precision, engine)
         if correct is not None:
-            points.append(Point(network, engine, speed, correct))
+            points.append(Point(network, engine, speed, correct.value))
     return points
 
 
