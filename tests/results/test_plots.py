@@ -10,7 +10,7 @@ from constructed_tables import REASON, benchmark_rows, network_rows, write_table
 
 from plot_batch_sizes import magic_sizes
 from sparsemark.files import InputError
-from sparsemark.results.figures import engine_colour
+from sparsemark.results.figures import Bar, Row, draw_rows, engine_colour, new_figure
 from sparsemark.results.measurements import (
     best_layouts,
     dense_network,
@@ -22,7 +22,7 @@ from sparsemark.results.measurements import (
     times,
 )
 from sparsemark.results.quality import drift
-from sparsemark.results.ratios import with_reference
+from sparsemark.results.ratios import Estimate, with_reference
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -235,3 +235,24 @@ def test_bad_tables_are_named(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
         load_networks(path)
     assert str(path) in str(error.value)
+
+
+def test_a_loss_is_a_bar_to_the_left_of_one():
+    figure, [axes] = new_figure(4)
+    gains = [Estimate(0.5, 0.4, 0.6, 3), Estimate(2.0, 1.9, 2.1, 3)]
+    draw_rows(axes, [Row(str(gain.value), [Bar(gain, "#000000")]) for gain in gains], "gain", gains=True)
+    loss, gain = axes.patches
+    assert (loss.get_x(), loss.get_x() + loss.get_width()) in [(1.0, 0.5), (0.5, 1.0)]
+    assert (gain.get_x(), gain.get_width()) == (1.0, 1.0)
+    assert axes.get_xlim()[0] < 0.4
+
+
+def test_a_precision_without_a_network_has_no_panel(tmp_path):
+    write_tables(tmp_path)
+    both = draw("plot_small_dense", tmp_path, tmp_path / "figure.svg")
+    write_tables(
+        tmp_path, benchmarks=[row for row in benchmark_rows() if row["precision"] != "fp32" or not row["ratio"]]
+    )
+    one = draw("plot_small_dense", tmp_path, tmp_path / "figure.svg")
+    assert "FP32" in both and "INT8" in both
+    assert both.count("logarithmic scale") == 2 and one.count("logarithmic scale") == 1

@@ -1,4 +1,4 @@
-"""How the gain of dualsparse splits: INT8, weight sparsity, activation sparsity, and their product, on one core."""
+"""How the speed of dualsparse on one core comes about: INT8, weight sparsity, activation sparsity, step by step."""
 
 import pandas as pd
 
@@ -86,9 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
                 label.set_fontweight("bold")
     else:
         nothing(axes, f"This study does not measure {engine_title(ENGINE)}.")
-    heading(figure, "Where the gain of dualsparse comes from")
-    note = "Behind each value: accuracy on the test set, the step's own gain, and the gain over "
-    note += f"{engine_title(REFERENCE)} FP32 dense."
+    heading(figure, "The speed of dualsparse, step by step")
+    note = "Behind each value: accuracy on the test set, the ratio to the bar above (step; below 1 it is slower), and "
+    note += f"that to {engine_title(REFERENCE)} FP32 dense (in all)."
     save(figure, options.out, origin(cases, networks, note))
 
 

@@ -111,14 +111,15 @@ def main(arguments: list[str] | None = None) -> None:
     networks, accuracies = load_networks(options.networks), load_accuracies(options.accuracies)
     cases = select(load_benchmarks(options.benchmarks), batch_size=BATCH_SIZE, cores="all")
     kinds = kinds_of(networks)
-    precisions = [precision for precision in in_precision_order(cases["precision"]) if precision in PRECISIONS]
-    figure, panels = new_figure(18, columns=max(1, len(precisions)))
-    drawn = 0
-    for axes, precision in zip(panels, precisions, strict=False):
-        for kind in kinds:
-            points = points_of(kind, cases, networks, accuracies, precision)
-            draw(axes, kind, points)
-            drawn += len(points)
+    drawn = {}
+    for precision in in_precision_order(cases["precision"]):
+        points = [points_of(kind, cases, networks, accuracies, precision) for kind in kinds]
+        if precision in PRECISIONS and any(points):
+            drawn[precision] = points
+    figure, panels = new_figure(18, columns=max(1, len(drawn)))
+    for axes, (precision, points) in zip(panels, drawn.items(), strict=False):
+        for kind, own in zip(kinds, points, strict=True):
+            draw(axes, kind, own)
         axes.set_xscale("log")
         axes.margins(x=0.2, y=0.12)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

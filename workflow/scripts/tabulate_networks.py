@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         "remaining MACs count zero weights only, not zero activations. The columns of engines: throughput over that of "
         "the dense network, or of the file that a network was pruned from, at the same precision, whole processor, "
         f"batch size {BATCH_SIZE}; grey where not told from 1. A what-if lost its weights without any training: "
-        "it tells of speed only."
+        "it tells of speed only. Engines without any gain are left out."
     )
     write_table(options.out, "Networks", note, header, rows, [name for name in header if name not in fixed[:2]])
 
