@@ -43,6 +43,7 @@ from sparsemark.results.recommendations import (
     as_fast,
     candidates,
     recommend,
+    untold_loss,
 )
 
 #: The data set whose accuracy says nothing about people, and the epochs below which a training is called short.
@@ -69,7 +70,7 @@ def ran(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
     ]
     known = networks.dropna(subset="accuracy")
     seeds = known["seed"].nunique()
-    told = ", ".join(
+    told = "; ".join(
         f"{escaped(name)} {over_seeds(rows['accuracy'], int(rows['test_clips'].iloc[0]))}"
         for name, rows in known.groupby("network", sort=False)
     )
@@ -105,7 +106,14 @@ def instruction_sets(benchmarks: pd.DataFrame) -> list[str]:
 def trust(rounds: pd.DataFrame) -> list[str]:
     """Return how far the numbers can be trusted, from the rows of all layouts."""
     level, signs = light(rounds)
-    entries = [f"**How far to trust it:** {level}; {'; '.join(sign.words for sign in signs)}."]
+    reasons = "; ".join(sign.words for sign in signs if sign.level)
+    others = "; ".join(sign.words for sign in signs if not sign.level)
+    entry = (
+        f"**How far to trust it: {level}.**"
+        + f" Because: {reasons}." * bool(reasons)
+        + f" Good: {others}." * bool(others)
+    )
+    entries = [entry]
     if found := self_ratios(rounds):
         ratios = ", ".join(
             f"{with_interval(mean.estimate(), '{:.3f}'.format)} ({share_title(*share)})"
@@ -140,20 +148,27 @@ def some(cases: list[Candidate], number: int = 3) -> str:
     return ", ".join(map(name_of, cases[:number])) + more
 
 
-def does_it_pay(advice: dict[tuple[int, str], Recommendation]) -> list[str]:
-    """Return the answer to the report's question, use by use."""
-    verdicts: dict[str, list[str]] = {YES: [], OPEN: [], NO: []}
+def does_it_pay(advice: dict[tuple[int, str], Recommendation], untold: float) -> list[str]:
+    """Return the answer to the report's question: in a word, then use by use.
+
+    Args:
+        untold: how many points of accuracy a network may lose before the test clips tell.
+    """
+    verdicts: dict[str, list[str]] = {YES: [], NO: [], OPEN: []}
     for use, choice in advice.items():
         if choice.pays:
             gain = with_interval(choice.gain, times) if choice.gain else "no sparse network keeps the accuracy"
             verdicts[choice.pays].append(f"{use_title(*use)} ({gain})")
-    told = [f"**{verdict}** for {'; for '.join(uses)}" for verdict, uses in verdicts.items() if uses]
+    told = {verdict: uses for verdict, uses in verdicts.items() if uses}
     if not told:
         return []
+    [answer] = told if len(told) == 1 else [f"{YES} in {len(told[YES])} of {len(advice)} uses" if YES in told else OPEN]
+    details = "; ".join(f"{verdict}: {', '.join(uses)}" for verdict, uses in told.items())
     return [
-        f"**Does sparsity pay on this processor?** {'. '.join(told)}. In brackets: the fastest sparse network over the "
-        "fastest dense one, smaller ones included, each in its best engine and precision. Only those count that are "
-        "not told to be less accurate than the dense network in FP32."
+        f"**Does sparsity pay on this processor? {answer.capitalize()}.** {details.capitalize()}. In brackets: the "
+        "fastest sparse network over the fastest dense one, smaller ones included, each in its best engine and precision. "
+        "Only networks count that are not told to be less accurate than the dense one in FP32; the test clips tell a loss "
+        f"from about {untold:.1f} points on."
     ]
 
 
@@ -164,7 +179,7 @@ def what_to_take(use: tuple[int, str], choice: Recommendation) -> str:
     rival = choice.dense if best.sparse else choice.sparse
     if rival and (gain := ratio(best.rows, rival.rows)):
         kind = "dense" if best.sparse else "sparse"
-        parts.append(f"{with_interval(gain, times)} the fastest {kind} network, {with_accuracy(rival)}")
+        parts.append(f"{with_interval(gain, times)} as fast as the fastest {kind} network, {with_accuracy(rival)}")
     if choice.equals:
         parts.append(f"as fast, as far as can be told: {some(choice.equals)}")
     if choice.lossy:
@@ -328,7 +343,9 @@ def main(arguments: list[str] | None = None) -> None:
         advice = {use: choice for use, own in cases.items() if (choice := recommend(own))}
         lossy = [use_title(*use) for use, own in cases.items() if own and use not in advice]
         dense = dense_network(trained)
-        short = does_it_pay(advice) + [what_to_take(use, choice) for use, choice in advice.items()]
+        short = does_it_pay(advice, untold_loss(trained)) + [
+            what_to_take(use, choice) for use, choice in advice.items()
+        ]
         if lossy:
             short.append(f"**Nothing to take** for {'; '.join(lossy)}: no case is known to keep the dense accuracy.")
         found = [*found_dense(cases, dense), *found_sparse(cases, dense), *found_ours(cases, dense)]

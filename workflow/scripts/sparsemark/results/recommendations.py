@@ -52,6 +52,14 @@ def candidates(
     return sorted(found, key=lambda case: -case.speed.value)
 
 
+def untold_loss(networks: pd.DataFrame) -> float:
+    """Return from how many points on the test clips tell a loss of accuracy from the dense network's."""
+    dense = dense_network(networks)
+    full = accuracies_of_seeds(networks, None, dense, "fp32", "")
+    same = difference(full, full, clips_of(networks, dense))
+    return same.high if same else 100.0
+
+
 def as_fast(best: Candidate, others: list[Candidate]) -> list[Candidate]:
     """Return the others whose speed can't be told from that of `best`, fastest first."""
     return [
