@@ -162,13 +162,18 @@ def does_it_pay(advice: dict[tuple[int, str], Recommendation], untold: float) ->
     told = {verdict: uses for verdict, uses in verdicts.items() if uses}
     if not told:
         return []
-    [answer] = told if len(told) == 1 else [f"{YES} in {len(told[YES])} of {len(advice)} uses" if YES in told else OPEN]
+    if len(told) == 1:
+        [answer] = told
+    elif YES in told:
+        answer = f"{YES} in {len(told[YES])} of {sum(map(len, told.values()))} uses"
+    else:
+        answer = "no gain can be told"
     details = "; ".join(f"{verdict}: {', '.join(uses)}" for verdict, uses in told.items())
     return [
         f"**Does sparsity pay on this processor? {answer.capitalize()}.** {details.capitalize()}. In brackets: the "
-        "fastest sparse network over the fastest dense one, smaller ones included, each in its best engine and precision. "
-        "Only networks count that are not told to be less accurate than the dense one in FP32; the test clips tell a loss "
-        f"from about {untold:.1f} points on."
+        "fastest sparse network over the fastest dense one, smaller ones included, each in its best engine and "
+        "precision. Only networks count that are not told to be less accurate than the dense one in FP32; the test "
+        f"clips tell a loss from about {untold:.1f} points on."
     ]
 
 
