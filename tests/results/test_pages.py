@@ -327,6 +327,11 @@ def test_what_accuracies_cannot_say_stands_beside_them(tmp_path, epochs, short):
     assert ("Training was short (6 epochs)" in text) == short
 
 
+def test_a_load_that_is_not_known_is_no_good_sign(tmp_path):
+    text = summary(tmp_path, benchmarks=[row | {"other_load": ""} for row in benchmark_rows()])
+    assert "How far to trust it: poor. Because: it is not known how busy others were" in text
+
+
 @pytest.mark.parametrize(("load", "level"), [(0.01, "fair"), (0.3, "fair"), (0.8, "poor")])
 def test_the_quality_is_that_of_the_worst_sign(tmp_path, load, level):
     """The constructed machine drifts by 1.38; `fair` at best."""

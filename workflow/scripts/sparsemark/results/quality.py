@@ -56,7 +56,9 @@ def signs(rounds: pd.DataFrame) -> list[Sign]:
         if any(mean.rounds > 1 for mean in told.values())
         else Sign("the reference was not measured against itself often enough to tell what luck does", math.nan, 0, 0),
         Sign(f"the reference's speed varied by {span:.2f}× (95th over 5th percentile)", span, 1.25, 2),
-        Sign(f"others kept {load:.2f} CPUs busy (median)", load, 0.1, 0.5),
+        Sign("it is not known how busy others were", load, 0, 0)
+        if math.isnan(load)
+        else Sign(f"others kept {load:.2f} CPUs busy (median)", load, 0.1, 0.5),
         Sign(f"{100 * doubtful:.0f} % of the rows have a doubt", doubtful, 0.05, 1),
     ]
 
