@@ -9,9 +9,8 @@ import pytest
 from constructed_tables import REASON, benchmark_rows, network_rows, write_tables
 
 from plot_batch_sizes import magic_sizes
-from plot_reference_drift import drift
 from sparsemark.files import InputError
-from sparsemark.results.figures import engine_colour
+from sparsemark.results.figures import Bar, Row, draw_rows, engine_colour, new_figure
 from sparsemark.results.measurements import (
     best_layouts,
     dense_network,
@@ -22,7 +21,8 @@ from sparsemark.results.measurements import (
     load_rounds,
     times,
 )
-from sparsemark.results.ratios import with_reference
+from sparsemark.results.quality import drift
+from sparsemark.results.ratios import Estimate, with_reference
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -120,8 +120,8 @@ def test_gains_are_those_of_the_tables(tmp_path):
     text = draw("plot_figure5_sparse_gain", tmp_path, tmp_path / "figure.svg")
     assert "2.50× of 20.0×, pruned" in text
     text = draw("plot_dualsparse_gain", tmp_path, tmp_path / "figure.svg")
-    assert "+ sparse weights" in text and "block, 95.0 %, step 8.00×" in text
-    assert "+ sparse activations" in text and "dual, 95.0 %, step 2.00×, in all 32.0×" in text
+    assert "+ sparse weights" in text and "block, 95.0 [94.4, 95.6] %, step 8.00×" in text
+    assert "+ sparse activations" in text and "dual, 95.0 [94.4, 95.6] %, step 2.00×, in all 32.0×" in text
 
 
 def test_the_drift_of_the_reference_is_relative_to_each_ones_median(tmp_path):
@@ -223,8 +223,8 @@ def test_a_study_without_a_dense_network_is_refused(tmp_path):
         ("", "expected a readable CSV table"),
         ("network,seed\ndense,1\n", "column 'kind' is missing"),
         (
-            "network,kind,unit,dataset,dataset_title,class_set,seed,accuracy,test_clips,parameters,weights,"
-            "nonzero_weights,macs,nonzero_macs\ndense,trained,words,d,D,commands,one,0.9,1,1,1,1,1,1\n",
+            "network,kind,unit,dataset,dataset_title,class_set,seed,accuracy,test_clips,epochs,parameters,weights,"
+            "nonzero_weights,macs,nonzero_macs\ndense,trained,words,d,D,commands,one,0.9,1,1,1,1,1,1,1\n",
             "column 'seed': expected int",
         ),
     ],
@@ -235,3 +235,24 @@ def test_bad_tables_are_named(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
         load_networks(path)
     assert str(path) in str(error.value)
+
+
+def test_a_loss_is_a_bar_to_the_left_of_one():
+    _, [axes] = new_figure(4)
+    gains = [Estimate(0.5, 0.4, 0.6, 3), Estimate(2.0, 1.9, 2.1, 3)]
+    draw_rows(axes, [Row(str(gain.value), [Bar(gain, "#000000")]) for gain in gains], "gain", gains=True)
+    loss, gain = axes.patches
+    assert (loss.get_x(), loss.get_x() + loss.get_width()) in [(1.0, 0.5), (0.5, 1.0)]
+    assert (gain.get_x(), gain.get_width()) == (1.0, 1.0)
+    assert axes.get_xlim()[0] < 0.4
+
+
+def test_a_precision_without_a_network_has_no_panel(tmp_path):
+    write_tables(tmp_path)
+    both = draw("plot_small_dense", tmp_path, tmp_path / "figure.svg")
+    # Of INT8 there is only what TVM does not support.
+    rows = [row for row in benchmark_rows() if row["precision"] != "int8" or row["engine"] == "tvm"]
+    write_tables(tmp_path, benchmarks=rows)
+    one = draw("plot_small_dense", tmp_path, tmp_path / "figure.svg")
+    assert "FP32" in both and "INT8" in both
+    assert both.count("logarithmic scale") == 2 and one.count("logarithmic scale") == 1

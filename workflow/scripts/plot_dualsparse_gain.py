@@ -1,8 +1,9 @@
-"""How the gain of dualsparse splits: INT8, weight sparsity, activation sparsity, and their product, on one core."""
+"""How the speed of dualsparse on one core comes about: INT8, weight sparsity, activation sparsity, step by step."""
 
 import pandas as pd
 
 from sparsemark.files import run_program
+from sparsemark.results.accuracies import accuracy, in_percent
 from sparsemark.results.figures import Bar, Row, draw_rows, heading, new_figure, nothing, save, speed_bar
 from sparsemark.results.measurements import (
     dense_network,
@@ -16,8 +17,7 @@ from sparsemark.results.measurements import (
     select,
     times,
 )
-from sparsemark.results.ratios import fastest, ratio
-from sparsemark.results.sparse_gains import accuracy
+from sparsemark.results.ratios import Estimate, fastest, ratio
 
 ENGINE = "dualsparse"
 REFERENCE = "onnxruntime"
@@ -45,14 +45,14 @@ def steps(cases: pd.DataFrame, dense: str, specs: dict[str, dict]) -> list[tuple
     ]
 
 
-def bar_of_step(chain: list[tuple[str, pd.DataFrame]], number: int, correct: float | None) -> Bar:
+def bar_of_step(chain: list[tuple[str, pd.DataFrame]], number: int, correct: Estimate | None) -> Bar:
     """Return the bar of one step, its note telling its accuracy, its own gain and the gain over the reference."""
     rows, reference = chain[number][1], chain[0][1]
     notes = []
     if number >= 4 and len(rows):
         notes.append(str(rows["network"].iloc[0]))
-    if correct is not None:
-        notes.append(f"{100 * correct:.1f} %")
+    if correct:
+        notes.append(f"{in_percent(correct)} %")
     own = ratio(rows, chain[number - 1][1]) if number >= 3 else None
     if own:
         notes.append(f"step {times(own.value)}")
@@ -86,9 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
                 label.set_fontweight("bold")
     else:
         nothing(axes, f"This study does not measure {engine_title(ENGINE)}.")
-    heading(figure, "Where the gain of dualsparse comes from")
-    note = "Behind each value: accuracy on the test set, the step's own gain, and the gain over "
-    note += f"{engine_title(REFERENCE)} FP32 dense."
+    heading(figure, "The speed of dualsparse, step by step")
+    note = "Behind each value: accuracy on the test set, the ratio to the bar above (step; below 1 it is slower), and "
+    note += f"that to {engine_title(REFERENCE)} FP32 dense (in all)."
     save(figure, options.out, origin(cases, networks, note))
 
 

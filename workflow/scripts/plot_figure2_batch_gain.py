@@ -10,7 +10,6 @@ from sparsemark.results.measurements import (
     load_networks,
     origin,
     select,
-    times,
     why_missing,
 )
 from sparsemark.results.ratios import ratio, throughput
@@ -39,8 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append(Row(case_title(engine, precision), bars))
     figure, [axes] = new_figure(sum(len(row.bars) + 0.55 for row in rows))
     if any(row.bars for row in rows):
-        draw_rows(axes, rows, f"Throughput at batch size {LARGE} / throughput at batch size {SMALL}", write=times)
-        axes.axvline(1, color="#222222", linewidth=0.9, linestyle="--", zorder=3)
+        draw_rows(axes, rows, f"Throughput at batch size {LARGE} / throughput at batch size {SMALL}", gains=True)
     else:
         nothing(axes, f"This study measures no dense network at both batch sizes, {SMALL} and {LARGE}.")
     heading(figure, f"What a batch of {LARGE} gains over single words", keys(pale="one thread", full="whole processor"))

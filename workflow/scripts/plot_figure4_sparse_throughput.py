@@ -1,6 +1,7 @@
 """Figure 4: best sparse throughput per engine, whole processor, batch size 64, beside the published FPGA results."""
 
 from sparsemark.files import run_program
+from sparsemark.results.accuracies import accuracy, in_percent
 from sparsemark.results.figures import Row, draw_rows, heading, keys, new_figure, published_row, save, speed_bar
 from sparsemark.results.measurements import (
     engine_title,
@@ -12,7 +13,7 @@ from sparsemark.results.measurements import (
     origin,
     precision_title,
 )
-from sparsemark.results.sparse_gains import accuracy, best_sparse
+from sparsemark.results.sparse_gains import best_sparse
 
 BATCH_SIZE = 64
 
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     for choice in best_sparse(benchmarks, networks, BATCH_SIZE, "all"):
         correct = accuracy(networks, accuracies, choice.network, choice.precision, choice.engine)
         note = f"{choice.network}, {precision_title(choice.precision)}"
-        note += f", {100 * correct:.1f} % accuracy" if correct is not None else ""
+        note += f", {in_percent(correct)} % accuracy" if correct else ""
         rows.append(Row(engine_title(choice.engine), [speed_bar(choice.rows, note=note)]))
     if not rows:
         rows.append(Row("", [speed_bar(benchmarks.iloc[:0])]))

@@ -56,8 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         bar = Bar(Estimate(gain, math.nan, math.nan, 1), PUBLISHED_COLOUR, "published, full chip", published=True)
         rows.append(Row(f"FPGA {network}", [bar]))
     figure, [axes] = new_figure(1.55 * len(rows))
-    draw_rows(axes, rows, "Throughput sparse / dense, same engine and precision", write=times)
-    axes.axvline(1, color="#222222", linewidth=0.9, linestyle="--", zorder=3)
+    draw_rows(axes, rows, "Throughput sparse / dense, same engine and precision", gains=True)
     heading(
         figure,
         f"What sparsity gains, whole processor, batch size {BATCH_SIZE}",

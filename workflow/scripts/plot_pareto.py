@@ -4,6 +4,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparsemark.files import run_program
+from sparsemark.results.accuracies import accuracy
 from sparsemark.results.figures import FONT, INK, QUIET, engine_colour, heading, new_figure, nothing, save, tick_label
 from sparsemark.results.measurements import (
     engine_title,
@@ -17,7 +18,6 @@ from sparsemark.results.measurements import (
     select,
 )
 from sparsemark.results.ratios import throughput
-from sparsemark.results.sparse_gains import accuracy
 
 BATCH_SIZE = 64
 MARKERS = {"fp32": "o", "bf16": "D", "int8": "s"}
@@ -49,7 +49,13 @@ def main(arguments: list[str] | None = None) -> None:
             left_out += 1
             continue
         points.append(
-            {"engine": engine, "network": network, "precision": precision, "speed": speed.value, "accuracy": correct}
+            {
+                "engine": engine,
+                "network": network,
+                "precision": precision,
+                "speed": speed.value,
+                "accuracy": correct.value,
+            }
         )
     figure, [axes] = new_figure(17)
     if not points:

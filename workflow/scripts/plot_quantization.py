@@ -12,7 +12,6 @@ from sparsemark.results.measurements import (
     load_benchmarks,
     one_core_origin,
     select,
-    times,
     why_missing,
 )
 
@@ -31,8 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(Row(variant["variant"], [Bar(gain, engine_colour(engine), note)]))
     figure, [axes] = new_figure(max(4, 1.45 * len(rows)))
     if rows:
-        draw_rows(axes, rows, "Throughput INT8 / FP32, same engine", write=times)
-        axes.axvline(1, color="#222222", linewidth=0.9, linestyle="--", zorder=3)
+        draw_rows(axes, rows, "Throughput INT8 / FP32, same engine", gains=True)
     else:
         nothing(axes, "This study has no engine whose quantisation could be taken apart.")
     titles = {engine_title(engine) for engine in ablation["engine"]}

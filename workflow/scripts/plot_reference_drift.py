@@ -1,6 +1,5 @@
 """The reference over the study: how the machine drifted, and what of it is left in ratios of equal things."""
 
-import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
 from sparsemark.files import run_program
@@ -10,26 +9,15 @@ from sparsemark.results.measurements import (
     load_benchmarks,
     load_rounds,
     origin,
-    select,
     share_title,
     with_interval,
 )
+from sparsemark.results.quality import drift
 from sparsemark.results.ratios import SHARE, self_ratios
 
 #: Colours that stay apart for colour-blind readers (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 MARKERS = "os^Dv<>"
-
-
-def drift(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Return, per round in which the reference ran, the minutes since the first and its speed over its median."""
-    found = select(rounds, status="ok").dropna(subset=["reference_words_per_s"])
-    time = pd.to_datetime(found["measured_at"], utc=True)
-    speeds = found["reference_words_per_s"]
-    return found[SHARE].assign(
-        minutes=(time - time.min()).dt.total_seconds() / 60,
-        speed=speeds / found.groupby(SHARE)["reference_words_per_s"].transform("median"),
-    )
 
 
 def main(arguments: list[str] | None = None) -> None:

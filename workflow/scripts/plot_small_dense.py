@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sparsemark.files import run_program
+from sparsemark.results.accuracies import accuracy
 from sparsemark.results.figures import FONT, INK, QUIET, heading, new_figure, nothing, save, tick_label
 from sparsemark.results.measurements import (
     dense_network,
@@ -24,7 +25,6 @@ from sparsemark.results.measurements import (
     sparse_networks,
 )
 from sparsemark.results.ratios import Estimate, fastest, throughput
-from sparsemark.results.sparse_gains import accuracy
 
 BATCH_SIZE = 64
 PRECISIONS = ("fp32", "int8")
@@ -72,7 +72,7 @@ def points_of(
         engine = rows["engine"].iloc[0]
         correct = accuracy(networks, accuracies, network, precision, engine)
         if correct is not None:
-            points.append(Point(network, engine, speed, correct))
+            points.append(Point(network, engine, speed, correct.value))
     return points
 
 
@@ -111,14 +111,15 @@ def main(arguments: list[str] | None = None) -> None:
     networks, accuracies = load_networks(options.networks), load_accuracies(options.accuracies)
     cases = select(load_benchmarks(options.benchmarks), batch_size=BATCH_SIZE, cores="all")
     kinds = kinds_of(networks)
-    precisions = [precision for precision in in_precision_order(cases["precision"]) if precision in PRECISIONS]
-    figure, panels = new_figure(18, columns=max(1, len(precisions)))
-    drawn = 0
-    for axes, precision in zip(panels, precisions, strict=False):
-        for kind in kinds:
-            points = points_of(kind, cases, networks, accuracies, precision)
-            draw(axes, kind, points)
-            drawn += len(points)
+    drawn = {}
+    for precision in in_precision_order(cases["precision"]):
+        points = [points_of(kind, cases, networks, accuracies, precision) for kind in kinds]
+        if precision in PRECISIONS and any(points):
+            drawn[precision] = points
+    figure, panels = new_figure(18, columns=max(1, len(drawn)))
+    for axes, (precision, points) in zip(panels, drawn.items(), strict=False):
+        for kind, own in zip(kinds, points, strict=True):
+            draw(axes, kind, own)
         axes.set_xscale("log")
         axes.margins(x=0.2, y=0.12)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

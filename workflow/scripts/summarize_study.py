@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from sparsemark.files import InputError, atomic_path, run_program
-from sparsemark.results.claim_measures import STUDY_ENGINES
+from sparsemark.results.accuracies import in_percent, over_seeds
 from sparsemark.results.claims import COLUMNS, VERDICTS
 from sparsemark.results.measurements import (
     CASE,
@@ -32,10 +32,24 @@ from sparsemark.results.measurements import (
     times,
     with_interval,
 )
-from sparsemark.results.ratios import fastest, not_told_from, ratio, resolution, self_ratios, throughput
-from sparsemark.results.sparse_gains import accuracy, best_gains, best_sparse
+from sparsemark.results.quality import light
+from sparsemark.results.ratios import fastest, ratio, resolution, self_ratios, throughput
+from sparsemark.results.recommendations import (
+    NO,
+    OPEN,
+    YES,
+    Candidate,
+    Recommendation,
+    as_fast,
+    candidates,
+    recommend,
+    untold_loss,
+)
 
-BATCH_SIZES = (1, 64)
+#: The data set whose accuracy says nothing about people, and the epochs below which a training is called short.
+SYNTHETIC, SHORT_TRAINING = "synthetic_speech", 20
+#: What a network is deployed for: batch size and cores.
+USES = [(1, "1"), (1, "all"), (64, "1"), (64, "all")]
 
 
 def escaped(text: str) -> str:
@@ -55,107 +69,196 @@ def ran(benchmarks: pd.DataFrame, networks: pd.DataFrame) -> list[str]:
         f"Engines: {engines}.",
     ]
     known = networks.dropna(subset="accuracy")
-    accuracies = [
-        f"{escaped(name)} {100 * rows['accuracy'].mean():.1f} %" for name, rows in known.groupby("network", sort=False)
-    ]
-    seeds = networks["seed"].nunique()
-    if accuracies:
-        entries.append(f"**Accuracy** (FP32, {seeds} seed{'s' * (seeds != 1)}): {', '.join(accuracies)}.")
-    return entries
-
-
-def told_apart(rounds: pd.DataFrame) -> list[str]:
-    """Return what the reference measured against itself says of this machine, from the rows of all layouts."""
-    found = self_ratios(rounds)
-    if not found:
-        return []
-    ratios = ", ".join(
-        f"{with_interval(mean.estimate(), '{:.3f}'.format)} ({share_title(*share)})" for share, mean in found.items()
+    seeds = known["seed"].nunique()
+    told = "; ".join(
+        f"{escaped(name)} {over_seeds(rows['accuracy'], int(rows['test_clips'].iloc[0]))}"
+        for name, rows in known.groupby("network", sort=False)
     )
-    entry = f"**What can be told:** the reference measured against itself gave {ratios}."
-    if smallest := resolution(found.values()):
-        entry += f" Ratios nearer to 1 than {percent_away(smallest)} can't be told apart on this machine."
-    return [entry]
-
-
-def fastest_of(rows: pd.DataFrame) -> str:
-    """Return who is fastest and how fast, and who can't be told from it: "OpenVINO 30.0k [29.1k, 30.9k]"."""
-    best = fastest(rows, "engine")
-    speed = throughput(best)
-    if speed is None:
-        return ""
-    same = [engine_title(case["engine"].iloc[0]) for case in not_told_from(best, rows, "engine")]
-    told = f"{escaped(engine_title(best['engine'].iloc[0]))} {with_interval(speed)}"
-    return f"{told}, not told from {escaped(', '.join(same))}" if same else told
-
-
-def found_dense(benchmarks: pd.DataFrame, dense: str) -> list[str]:
-    """Return what was found for the dense network."""
-    entries = []
-    for batch_size in BATCH_SIZES:
-        cases = select(benchmarks, network=dense, batch_size=batch_size, cores="all")
-        parts = [
-            f"{told} in {precision_title(precision)}"
-            for precision in ("fp32", "int8")
-            if (told := fastest_of(select(cases, precision=precision)))
-        ]
-        if parts:
-            entries.append(f"**Dense, batch size {batch_size},** fastest in words/s: {'; '.join(parts)}.")
+    if told:
+        entries.append(f"**Accuracy in %** (FP32, {seeds} seed{'s' * (seeds != 1)}): {told}.{caution(networks)}")
+    if sets := instruction_sets(benchmarks):
+        entries.append(f"**Instruction sets** that the engines say they ran with: {'; '.join(sets)}.")
     return entries
 
 
-def found_sparse(benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: pd.DataFrame) -> list[str]:
-    """Return what was found for the sparse networks."""
+def caution(networks: pd.DataFrame) -> str:
+    """Return what accuracies of this data and training can't say, as sentences after them."""
+    trained = select(networks, kind="trained")
+    told = ""
+    if trained["dataset"].eq(SYNTHETIC).any():
+        told += " This is synthetic speech: it ranks networks, and says nothing of how well they know people's voices."
+    epochs = trained["epochs"].dropna()
+    if len(epochs) and epochs.min() < SHORT_TRAINING:
+        span = f"{epochs.min():.0f}" if epochs.min() == epochs.max() else f"{epochs.min():.0f} to {epochs.max():.0f}"
+        told += f" Training was short ({span} epochs): what sparsity costs in accuracy may be less after a longer one."
+    return told
+
+
+def instruction_sets(benchmarks: pd.DataFrame) -> list[str]:
+    """Return, per engine that tells, the instruction sets or kernels that it ran with."""
+    found = []
+    for engine in in_order(benchmarks["engine"]):
+        if told := list(filter(None, dict.fromkeys(select(benchmarks, engine=engine, status="ok")["instruction_set"]))):
+            found.append(f"{escaped(engine_title(engine))} {escaped(', '.join(told))}")
+    return found
+
+
+def trust(rounds: pd.DataFrame) -> list[str]:
+    """Return how far the numbers can be trusted, from the rows of all layouts."""
+    level, signs = light(rounds)
+    reasons = "; ".join(sign.words for sign in signs if sign.level)
+    others = "; ".join(sign.words for sign in signs if not sign.level)
+    entry = (
+        f"**How far to trust it: {level}.**"
+        + f" Because: {reasons}." * bool(reasons)
+        + f" Good: {others}." * bool(others)
+    )
+    entries = [entry]
+    if found := self_ratios(rounds):
+        ratios = ", ".join(
+            f"{with_interval(mean.estimate(), '{:.3f}'.format)} ({share_title(*share)})"
+            for share, mean in found.items()
+        )
+        entry = f"**What can be told:** the reference measured against itself gave {ratios}."
+        if smallest := resolution(found.values()):
+            entry += f" Ratios nearer to 1 than {percent_away(smallest)} can't be told apart on this machine."
+        entries.append(entry)
+    return entries
+
+
+def use_title(batch_size: int, cores: str) -> str:
+    """Return what a network is deployed for: "single words, one core"."""
+    size = "single words" if batch_size == 1 else f"batches of {batch_size}"
+    return f"{size}, {'one core' if cores == '1' else 'whole processor'}"
+
+
+def name_of(case: Candidate) -> str:
+    """Return a case as a reader names it: "pruned in DeepSparse FP32"."""
+    return f"{escaped(case.network)} in {escaped(engine_title(case.engine))} {precision_title(case.precision)}"
+
+
+def with_accuracy(case: Candidate) -> str:
+    """Return a case and its accuracy."""
+    return f"{name_of(case)} ({in_percent(case.accuracy) + ' % right' if case.accuracy else 'accuracy not measured'})"
+
+
+def some(cases: list[Candidate], number: int = 3) -> str:
+    """Return the names of the first cases, and how many more there are."""
+    more = f" and {len(cases) - number} more" if len(cases) > number else ""
+    return ", ".join(map(name_of, cases[:number])) + more
+
+
+def does_it_pay(advice: dict[tuple[int, str], Recommendation], untold: float) -> list[str]:
+    """Return the answer to the report's question: in a word, then use by use.
+
+    Args:
+        untold: how many points of accuracy a network may lose before the test clips tell.
+    """
+    verdicts: dict[str, list[str]] = {YES: [], NO: [], OPEN: []}
+    for use, choice in advice.items():
+        if choice.pays:
+            gain = with_interval(choice.gain, times) if choice.gain else "no sparse network keeps the accuracy"
+            verdicts[choice.pays].append(f"{use_title(*use)} ({gain})")
+    told = {verdict: uses for verdict, uses in verdicts.items() if uses}
+    if not told:
+        return []
+    if len(told) == 1:
+        [answer] = told
+    elif YES in told:
+        answer = f"{YES} in {len(told[YES])} of {sum(map(len, told.values()))} uses"
+    else:
+        answer = "no gain can be told"
+    details = "; ".join(f"{verdict}: {', '.join(uses)}" for verdict, uses in told.items())
+    return [
+        f"**Does sparsity pay on this processor? {answer.capitalize()}.** {details.capitalize()}. In brackets: the "
+        "fastest sparse network over the fastest dense one, smaller ones included, each in its best engine and "
+        "precision. Only networks count that are not told to be less accurate than the dense one in FP32; the test "
+        f"clips tell a loss from about {untold:.1f} points on."
+    ]
+
+
+def what_to_take(use: tuple[int, str], choice: Recommendation) -> str:
+    """Return what to deploy for a use, what is as good, and what would be faster at a lower accuracy."""
+    best = choice.best
+    parts = [f"**For {use_title(*use)}:** take {with_accuracy(best)}, {with_interval(best.speed)} words/s"]
+    rival = choice.dense if best.sparse else choice.sparse
+    if rival and (gain := ratio(best.rows, rival.rows)):
+        kind = "dense" if best.sparse else "sparse"
+        parts.append(f"{with_interval(gain, times)} as fast as the fastest {kind} network, {with_accuracy(rival)}")
+    if choice.equals:
+        parts.append(f"as fast, as far as can be told: {some(choice.equals)}")
+    if choice.lossy:
+        gain = with_interval(ratio(choice.lossy.rows, best.rows), times)
+        parts.append(f"faster, less accurate or of unknown accuracy: {with_accuracy(choice.lossy)}, {gain}")
+    return "; ".join(parts) + "."
+
+
+def found_dense(found: dict[tuple[int, str], list[Candidate]], dense: str) -> list[str]:
+    """Return the fastest case of the dense network, over all engines and precisions, use by use."""
     entries = []
-    gains = [choice for choice in best_gains(benchmarks, networks, 64, "all") if choice.estimate]
-    others = [choice for choice in gains if choice.engine in STUDY_ENGINES]
-    if others:
-        best = max(others, key=lambda choice: choice.estimate.value)
-        gain = f"{with_interval(best.estimate, times)} ({escaped(best.network)}, {precision_title(best.precision)})"
-        engine = escaped(engine_title(best.engine))
-        gains_most = f"{engine} gains most, {gain}"
-        if not best.estimate.is_told_from_one:
-            gains_most = f"none gains what could be told from nothing; {engine} comes nearest, {gain}"
-        entries.append(f"**Sparse over dense:** of the engines that the study compared, {gains_most}.")
-    speeds = [choice for choice in best_sparse(benchmarks, networks, 64, "all") if choice.estimate]
-    if speeds:
-        best = max(speeds, key=lambda choice: choice.estimate.value)
-        correct = accuracy(networks, accuracies, best.network, best.precision, best.engine)
-        told = f", {100 * correct:.1f} % accuracy" if correct is not None else ""
-        same = [
-            escaped(engine_title(choice.engine))
-            for choice in speeds
-            if choice is not best and not ratio(best.rows, choice.rows).is_told_from_one
-        ]
+    for use, cases in found.items():
+        own = [case for case in cases if case.network == dense]
+        if own:
+            best, same = own[0], as_fast(own[0], own)
+            kinds = ", ".join(dict.fromkeys(precision_title(case.precision) for case in own))
+            entry = (
+                f"**The dense network, {use_title(*use)}:** fastest of {len(own)} engines and precisions ({kinds}): "
+            )
+            entry += f"{with_accuracy(best)}, {with_interval(best.speed)} words/s"
+            entries.append(f"{entry}; as fast, as far as can be told: {some(same)}." if same else f"{entry}.")
+    return entries
+
+
+def found_sparse(found: dict[tuple[int, str], list[Candidate]], dense: str) -> list[str]:
+    """Return, use by use, the engine that gains most from sparsity: its fastest sparse case over its fastest dense one.
+
+    The gain at the sparse case's own precision stands beside it where that is another case.
+    """
+    entries = []
+    for use, cases in found.items():
+        gains = []
+        for engine in in_order(case.engine for case in cases):
+            own = [case for case in cases if case.engine == engine]
+            sparse = next((case for case in own if case.sparse), None)
+            full = next((case for case in own if case.network == dense), None)
+            if sparse and full and (gain := ratio(sparse.rows, full.rows)):
+                gains.append((gain, sparse, full, own))
+        if not gains:
+            continue
+        gain, sparse, full, own = max(gains, key=lambda entry: entry[0].value)
+        told = f"{with_interval(gain, times)}, {with_accuracy(sparse)} over {with_accuracy(full)}"
+        same = [case for case in own if case.network == dense and case.precision == sparse.precision]
+        if same and same[0] is not full:
+            at_precision = with_interval(ratio(sparse.rows, same[0].rows), times)
+            told += f"; over its slower dense {precision_title(sparse.precision)} it is {at_precision}"
+        engine = escaped(engine_title(sparse.engine))
+        most = f"{engine} gains most" if gain.value > 1 else f"no engine gains; {engine} loses least"
+        if not gain.is_told_from_one:
+            most = f"no gain is told from none; {engine} comes nearest"
         entries.append(
-            f"**Fastest of all:** {escaped(engine_title(best.engine))} on {escaped(best.network)}, "
-            f"{precision_title(best.precision)}{told}: {with_interval(best.estimate)} words/s"
-            f"{', not told from ' + ', '.join(same) if same else ''}."
+            f"**Sparse over dense in one engine, {use_title(*use)}:** of {len(gains)} engines, {most}, {told}."
         )
     return entries
 
 
-def found_ours(benchmarks: pd.DataFrame, networks: pd.DataFrame, dense: str) -> list[str]:
-    """Return how our engine's fastest network compares with the dense networks of the others, on one core."""
+def found_ours(found: dict[tuple[int, str], list[Candidate]], dense: str) -> list[str]:
+    """Return how our engine's fastest sparse network compares with the dense network of the others, on one core."""
     entries = []
-    for batch_size in BATCH_SIZES:
-        cases = select(benchmarks, batch_size=batch_size, cores="1")
-        ours = [choice for choice in best_sparse(benchmarks, networks, batch_size, "1") if choice.engine == OURS]
-        if not ours or not ours[0].estimate:
+    for (batch_size, cores), cases in found.items():
+        ours = next((case for case in cases if case.engine == OURS and case.sparse), None)
+        if ours is None or cores != "1":
             continue
+        others = [case for case in cases if case.engine != OURS and case.network == dense]
         rivals = []
-        fp32 = ratio(ours[0].rows, select(cases, engine="onnxruntime", network=dense, precision="fp32"))
-        if fp32:
-            rivals.append(f"{with_interval(fp32, times)} ONNX Runtime's dense FP32")
-        others = select(cases[cases["engine"] != OURS], network=dense, precision="int8")
-        rival = fastest(others, "engine")
-        if gain := ratio(ours[0].rows, rival):
-            engine = escaped(engine_title(rival["engine"].iloc[0]))
-            rivals.append(f"{with_interval(gain, times)} the fastest dense INT8 ({engine})")
+        for case in others:
+            if (case.engine, case.precision) == ("onnxruntime", "fp32"):
+                rivals.append(f"{with_interval(ratio(ours.rows, case.rows), times)} ONNX Runtime's dense FP32")
+        if others and (gain := ratio(ours.rows, others[0].rows)):
+            rivals.append(f"{with_interval(gain, times)} the fastest dense one elsewhere, {with_accuracy(others[0])}")
         if rivals:
             entries.append(
-                f"**{engine_title(OURS)}, one core, batch size {batch_size}:** "
-                f"{kilo(ours[0].estimate.value)} words/s on {escaped(ours[0].network)}; {', '.join(rivals)}."
+                f"**{engine_title(OURS)}, {use_title(batch_size, cores)}:** {kilo(ours.speed.value)} words/s with "
+                f"{with_accuracy(ours)}; {'; '.join(rivals)}."
             )
     return entries
 
@@ -205,19 +308,12 @@ def missing(benchmarks: pd.DataFrame) -> list[str]:
     return entries
 
 
-def found_study(benchmarks: pd.DataFrame, networks: pd.DataFrame, accuracies: pd.DataFrame, claims: Path) -> list[str]:
-    """Return what was found for the networks that the study trained, and how its claims fared."""
+def counted(claims: Path) -> str:
+    """Return how the claims of the study fared."""
     verdicts = load_table(claims, dict.fromkeys(COLUMNS, str))["verdict"]
     if unknown := set(verdicts) - set(VERDICTS):
         raise InputError(f"{claims}: column 'verdict': {unknown.pop()!r} is no verdict")
-    counts = ", ".join(f"{(verdicts == name).sum()} {name}" for name in VERDICTS)
-    dense = dense_network(networks)
-    return [
-        *found_dense(benchmarks, dense),
-        *found_sparse(benchmarks, networks, accuracies),
-        *found_ours(benchmarks, networks, dense),
-        f"**Claims of the study:** {counts}.",
-    ]
+    return f"**Claims of the study:** {', '.join(f'{(verdicts == name).sum()} {name}' for name in VERDICTS)}."
 
 
 def held_back(benchmarks: pd.DataFrame) -> list[str]:
@@ -243,14 +339,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser = input_parser(__doc__, "benchmarks", "networks", "accuracies")
     parser.add_argument("--claims", type=Path, help="claims.csv; a study that trains no network has none")
     options = parser.parse_args(arguments)
-    benchmarks = load_benchmarks(options.benchmarks)
+    benchmarks = load_benchmarks(options.benchmarks, executed=True)
     networks = load_all_networks(options.networks)
-    found = found_own(benchmarks, networks)
+    short, found = [], []
     if options.claims:
-        trained = select(networks, kind="trained")
-        found = found_study(benchmarks, trained, load_accuracies(options.accuracies), options.claims) + found
-    what_ran = ran(benchmarks, networks) + told_apart(load_rounds(options.benchmarks))
-    text = section("What ran", what_ran) + section("What was found", found)
+        trained, accuracies = select(networks, kind="trained"), load_accuracies(options.accuracies)
+        cases = {use: candidates(benchmarks, trained, accuracies, *use) for use in USES}
+        advice = {use: choice for use, own in cases.items() if (choice := recommend(own))}
+        lossy = [use_title(*use) for use, own in cases.items() if own and use not in advice]
+        dense = dense_network(trained)
+        short = does_it_pay(advice, untold_loss(trained)) + [
+            what_to_take(use, choice) for use, choice in advice.items()
+        ]
+        if lossy:
+            short.append(f"**Nothing to take** for {'; '.join(lossy)}: no case is known to keep the dense accuracy.")
+        found = [*found_dense(cases, dense), *found_sparse(cases, dense), *found_ours(cases, dense)]
+        found.append(counted(options.claims))
+    found += found_own(benchmarks, networks)
+    trusted, *told = trust(load_rounds(options.benchmarks))
+    text = section("In short", [*short, trusted])
+    text += section("What ran", ran(benchmarks, networks) + told) + section("What was found", found)
     text += section("What has no speed, and why", missing(benchmarks))
     text += section("What may have held the machine back", held_back(benchmarks))
     with atomic_path(options.out) as partial:

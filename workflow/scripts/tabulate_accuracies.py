@@ -1,6 +1,7 @@
 """Table of accuracies: each network in FP32, its distance from the dense one, and every engine's INT8 form of it."""
 
 from sparsemark.files import run_program
+from sparsemark.results.accuracies import accuracies_of_seeds, clips_of, difference, difference_cell, over_seeds
 from sparsemark.results.html_table import Cell, write_table
 from sparsemark.results.measurements import (
     base_network,
@@ -10,10 +11,8 @@ from sparsemark.results.measurements import (
     input_parser,
     load_accuracies,
     load_all_networks,
-    percent_over_seeds,
     select,
 )
-from sparsemark.results.sparse_gains import accuracies_of_seeds
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,23 +24,26 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for network in dict.fromkeys(networks["network"]):
         trained = select(networks, network=network).set_index("seed")["accuracy"]
-        full = select(networks, network=base_network(networks, network)).set_index("seed")["accuracy"]
+        base = base_network(networks, network)
+        full = select(networks, network=base).set_index("seed")["accuracy"]
         # Networks of a seed share their order of clips, and a pruned one began as the dense one of its seed.
-        distance = (100 * (trained - full)).dropna()
+        clips = clips_of(networks, network)
+        distance = difference(trained.dropna(), full.dropna(), clips) if network != base else None
         row = [
             network,
             len(trained),
-            percent_over_seeds(trained) if trained.notna().any() else Cell("–", "quiet"),
-            f"{distance.mean():+.2f}" if len(distance) else Cell("–", "quiet"),
+            over_seeds(trained.dropna(), clips) if trained.notna().any() else Cell("–", "quiet"),
+            difference_cell(distance),
         ]
         for engine in engines:
             found = accuracies_of_seeds(networks, accuracies, network, "int8", engine)
-            row.append(percent_over_seeds(found) if len(found) else Cell("–", "quiet"))
+            row.append(over_seeds(found, clips) if len(found) else Cell("–", "quiet"))
         rows.append(row)
     note = (
-        f"Accuracy on the test set of {data_title(networks)}: mean, and range over seeds where there are several. INT8 "
-        "is what each engine's own tool made of the network, run by that engine; a dash stands where the study has "
-        "none, or where it failed."
+        f"Accuracy on the test set of {data_title(networks)}: mean with its 95 % interval for that many clips "
+        "(Wilson), and range over seeds where there are several. A distance from the dense network is told where its "
+        "interval (Newcombe) leaves out 0. INT8 is what each engine's own tool made of it, run by that engine; a dash "
+        "stands where the study has none, or where it failed."
     )
     write_table(options.out, "Accuracies", note, header, rows, header[1:])
 

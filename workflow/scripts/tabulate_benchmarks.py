@@ -3,6 +3,7 @@
 import pandas as pd
 
 from sparsemark.files import run_program
+from sparsemark.results.accuracies import accuracy, in_percent
 from sparsemark.results.html_table import Cell, write_table
 from sparsemark.results.measurements import (
     engine_title,
@@ -20,7 +21,7 @@ from sparsemark.results.measurements import (
     with_interval,
 )
 from sparsemark.results.ratios import rounds_measured, throughput
-from sparsemark.results.sparse_gains import accuracy, work_left
+from sparsemark.results.sparse_gains import work_left
 
 HEADER = [
     "Engine",
@@ -85,7 +86,7 @@ def row_of_case(rows: pd.DataFrame, networks: pd.DataFrame, accuracies: pd.DataF
         ok["layout"].mode().iloc[0] if len(ok) else "–",
         with_interval(estimate),
         f"{latency:.3g}" if latency is not None else "–",
-        f"{100 * correct:.2f}" if correct is not None else "–",
+        in_percent(correct),
         kilo(weights),
         kilo(macs),
         f"{rounds_measured(rows)} of {rows['round'].nunique()}",

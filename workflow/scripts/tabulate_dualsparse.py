@@ -3,6 +3,7 @@
 import pandas as pd
 
 from sparsemark.files import run_program
+from sparsemark.results.accuracies import accuracies_of_seeds, clips_of, difference, difference_cell, over_seeds
 from sparsemark.results.html_table import Cell, write_table
 from sparsemark.results.measurements import (
     OURS,
@@ -14,7 +15,6 @@ from sparsemark.results.measurements import (
     load_benchmarks,
     load_networks,
     origin,
-    percent_over_seeds,
     precision_title,
     select,
     sparse_networks,
@@ -22,7 +22,6 @@ from sparsemark.results.measurements import (
     with_interval,
 )
 from sparsemark.results.ratios import fastest, ratio, throughput
-from sparsemark.results.sparse_gains import accuracies_of_seeds
 
 REFERENCE = "onnxruntime"
 HEADER = [
@@ -69,14 +68,14 @@ def main(arguments: list[str] | None = None) -> None:
             for precision in in_precision_order(select(own, network=network)["precision"]):
                 case = select(own, network=network, precision=precision)
                 correct = accuracies_of_seeds(networks, accuracies, network, precision, OURS)
-                distance = (100 * (correct - full)).dropna()
+                clips = clips_of(networks, network)
                 rows.append(
                     [
                         batch_size,
                         network,
                         precision_title(precision),
-                        percent_over_seeds(correct) if len(correct) else Cell("–", "quiet"),
-                        f"{distance.mean():+.2f}" if len(distance) else Cell("–", "quiet"),
+                        over_seeds(correct, clips) if len(correct) else Cell("–", "quiet"),
+                        difference_cell(difference(correct, full, clips)),
                         with_interval(throughput(case)),
                         gain(case, reference),
                         gain(case, dense_int8, named=("engine",)),

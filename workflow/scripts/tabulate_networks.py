@@ -3,6 +3,7 @@
 import pandas as pd
 
 from sparsemark.files import run_program
+from sparsemark.results.accuracies import clips_of, over_seeds
 from sparsemark.results.html_table import Cell, write_table
 from sparsemark.results.measurements import (
     base_network,
@@ -15,7 +16,6 @@ from sparsemark.results.measurements import (
     load_benchmarks,
     load_specs,
     network_kind,
-    percent_over_seeds,
     precision_title,
     select,
     times,
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         row = [
             network,
             made_by(trained, specs.get(network, {})),
-            percent_over_seeds(correct) if len(correct) else "–",
+            over_seeds(correct, clips_of(networks, network)) if len(correct) else "–",
             len(trained),
             f"{trained['parameters'].iloc[0]:,}",
             f"{kilo(weights)} ({weights / trained['weights'].mean():.1%})",
@@ -74,11 +74,12 @@ def main(arguments: list[str] | None = None) -> None:
             row.append(Cell(times(gain.value) if gain else "–", "" if told else "quiet"))
         rows.append(row)
     note = (
-        f"Accuracy on the test set of {data_title(networks)}; mean and range over seeds, FP32. Non-zero weights and "
+        f"Accuracy on the test set of {data_title(networks)}, FP32: mean, 95 % interval for that many clips, and range "
+        "over seeds where there are several. Non-zero weights and "
         "remaining MACs count zero weights only, not zero activations. The columns of engines: throughput over that of "
         "the dense network, or of the file that a network was pruned from, at the same precision, whole processor, "
         f"batch size {BATCH_SIZE}; grey where not told from 1. A what-if lost its weights without any training: "
-        "it tells of speed only."
+        "it tells of speed only. Engines without any gain are left out."
     )
     write_table(options.out, "Networks", note, header, rows, [name for name in header if name not in fixed[:2]])
 

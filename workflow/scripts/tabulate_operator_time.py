@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     for engine, precision in engines_and_precisions(profile):
         operators = select(profile, engine=engine, precision=precision)
         total = operators["microseconds"].sum()
-        for _, operator in operators.iterrows():
+        for _, operator in operators.sort_values("microseconds", ascending=False, kind="stable").iterrows():
             spent = operator["microseconds"]
             rows.append(
                 [

@@ -1,23 +1,27 @@
 """What each claim of the study is measured by: from the tables to an estimate, or to the reason that there is none."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
 
 from sparsemark.files import InputError
+from sparsemark.results.accuracies import accuracy, clips_of, difference, in_percent, share_right
 from sparsemark.results.measurements import (
     data_title,
     dense_network,
     engine_title,
+    engines_and_precisions,
     precision_title,
     select,
+    share_title,
     small_dense_networks,
     sparse_networks,
     why_missing,
+    with_interval,
 )
-from sparsemark.results.ratios import Estimate, extreme_ratio, fastest, mean_interval, ratio, throughput
-from sparsemark.results.sparse_gains import accuracy
+from sparsemark.results.ratios import SHARE, Estimate, extreme_ratio, fastest, mean_interval, ratio, throughput
 
 #: The engines that the reproduced study compared; what it says of "every engine" was said of them.
 STUDY_ENGINES = ["onnxruntime", "openvino", "tvm", "deepsparse"]
@@ -76,6 +80,18 @@ class Study:
         present = set(self.benchmarks["engine"])
         return [engine for engine in engines or STUDY_ENGINES if engine in present]
 
+    def dense_kinds(self) -> list[tuple[str, str]]:
+        """Return the engines and precisions that this run has any row of the dense network of."""
+        return engines_and_precisions(select(self.benchmarks, network=self.dense))
+
+    def uses(self, *engines: str) -> list[tuple[dict[str, object], str]]:
+        """Return the batch sizes and cores that all `engines` have rows of, as a selection and in words."""
+        shares = [
+            set(select(self.benchmarks, engine=engine)[SHARE].itertuples(index=False, name=None)) for engine in engines
+        ]
+        common = sorted(set.intersection(*shares))
+        return [({"batch_size": size, "cores": cores}, share_title(size, cores)) for size, cores in common]
+
     def chip(self, network: str) -> float:
         """Return the published throughput of the full FPGA in words/s."""
         rows = select(self.published, network=network, scope="full chip")
@@ -111,44 +127,52 @@ def _first_reason(pairs: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
 
 
 def batch_gain(cores: str) -> Measure:
-    """The smallest gain of a batch over single words among all engines."""
+    """The smallest gain of a batch over single words among all engines and precisions."""
 
     def measure(study: Study) -> Finding:
         pairs = {}
-        for engine in study.measured(list(dict.fromkeys(study.benchmarks["engine"]))):
-            case = study.case(engine, precision="fp32", cores=cores)
-            pairs[engine_title(engine)] = (select(case, batch_size=BATCH), select(case, batch_size=SINGLE))
+        for engine, precision in study.dense_kinds():
+            case = study.case(engine, precision=precision, cores=cores)
+            if len(case):
+                sizes = (select(case, batch_size=BATCH), select(case, batch_size=SINGLE))
+                pairs[f"{engine_title(engine)} {precision_title(precision)}"] = sizes
         return extreme(pairs, largest=False)
 
     return measure
 
 
 def against_pytorch(study: Study) -> Finding:
-    """The slowest ONNX engine against PyTorch's faster way, eager or TorchScript."""
+    """The slowest ONNX engine of the study against PyTorch's ways, eager and TorchScript: FP32, every batch size."""
     pairs = {}
     for engine in study.measured():
         for other in study.measured(["pytorch_eager", "pytorch_torchscript"]):
-            sizes = {"precision": "fp32", "cores": "all", "batch_size": BATCH}
-            label = f"{engine_title(engine)} against {engine_title(other)}"
-            pairs[label] = (study.case(engine, **sizes), study.case(other, **sizes))
+            for use, title in study.uses(engine, other):
+                label = f"{engine_title(engine)} against {engine_title(other)}, {title}"
+                pairs[label] = tuple(study.case(name, precision="fp32", **use) for name in (engine, other))
     return extreme(pairs, largest=False)
 
 
 def single_word_on_all_cores(study: Study) -> Finding:
-    """The smallest gain of one instance with all threads over one thread, for single words."""
+    """The smallest gain of one instance with all threads over one thread for single words: engines, precisions."""
     if study.cores < 2:
         return Finding(obstacle="this machine has one core")
-    pairs = {}
-    for engine in study.measured():
-        case = study.case(engine, precision="fp32", batch_size=SINGLE)
+    pairs, several = {}, []
+    for engine, precision in study.dense_kinds():
+        case = study.case(engine, precision=precision, batch_size=SINGLE)
+        label = f"{engine_title(engine)} {precision_title(precision)}"
         whole = select(case, cores="all")
         # Several instances side by side speed up many words, not one.
-        whole = whole[whole["layout"].str.startswith("1x") | (whole["status"] != "ok")]
-        if len(whole) or not len(case):
-            pairs[engine_title(engine)] = (whole, select(case, cores="1"))
+        split = whole[whole["layout"].str.startswith("1x") | (whole["status"] != "ok")]
+        if len(split):
+            pairs[label] = (split, select(case, cores="1"))
+        elif len(whole):
+            several.append(label)
     if not pairs:
-        return Finding(obstacle="the best layout of every engine runs several instances, none splits a single word")
-    return extreme(pairs, largest=False)
+        return Finding(obstacle="no engine splits a single word in its best layout of the whole processor")
+    finding = extreme(pairs, largest=False)
+    if several:
+        finding.detail += f"; left out, several instances are faster there: {', '.join(several)}"
+    return finding
 
 
 def good_batch_size(study: Study) -> Finding:
@@ -191,11 +215,13 @@ def tvm_against_others(batch_size: int, largest: bool) -> Measure:
 
 
 def int8_gain(study: Study) -> Finding:
-    """The largest gain of INT8 over FP32 among the study's engines but TVM."""
+    """The largest gain of INT8 over FP32 among the study's engines but TVM, over batch sizes and cores."""
     pairs = {}
     for engine in study.measured(["onnxruntime", "openvino", "deepsparse"]):
-        case = study.case(engine, batch_size=BATCH, cores="all")
-        pairs[engine_title(engine)] = (select(case, precision="int8"), select(case, precision="fp32"))
+        for use, title in study.uses(engine):
+            case = study.case(engine, **use)
+            if len(int8 := select(case, precision="int8")):
+                pairs[f"{engine_title(engine)}, {title}"] = (int8, select(case, precision="fp32"))
     return extreme(pairs, largest=True)
 
 
@@ -214,8 +240,11 @@ def max_pool_left_alone(study: Study) -> Finding:
     return Finding(Estimate(left["ratio"] / whole["ratio"], low, high, 1), "ONNX Runtime, QDQ, one core")
 
 
-def sparse_gain(engines: list[str], precision: str | None = None) -> Measure:
-    """The largest gain of a sparse network over the dense one, over engines, precisions and networks."""
+def sparse_gain(engines: list[str], precision: str | None = None, *, everywhere: bool = False) -> Measure:
+    """The largest gain of a sparse network over the dense one, over engines, precisions and networks.
+
+    It is that of the study's figure 5, batch size 64 on the whole processor, or `everywhere` the largest of all uses.
+    """
 
     def measure(study: Study) -> Finding:
         if not study.sparse:
@@ -225,13 +254,13 @@ def sparse_gain(engines: list[str], precision: str | None = None) -> Measure:
             return Finding(obstacle=f"{' and '.join(map(engine_title, engines))}: not in this study")
         pairs = {}
         for engine in present:
-            for kind in ["fp32", "int8"] if precision is None else [precision]:
-                case = {"precision": kind, "batch_size": BATCH, "cores": "all"}
-                for network in study.sparse:
-                    rows = study.case(engine, **{**case, "network": network})
-                    if len(rows):
-                        label = f"{engine_title(engine)} {kind.upper()}, {network}"
-                        pairs[label] = (rows, study.case(engine, **case))
+            for use, title in study.uses(engine) if everywhere else [({"batch_size": BATCH, "cores": "all"}, "")]:
+                for kind in ["fp32", "int8"] if precision is None else [precision]:
+                    for network in study.sparse:
+                        rows = study.case(engine, **use, precision=kind, network=network)
+                        if len(rows):
+                            label = ", ".join(filter(None, [f"{engine_title(engine)} {kind.upper()}", network, title]))
+                            pairs[label] = (rows, study.case(engine, **use, precision=kind))
         return extreme(pairs, largest=True)
 
     return measure
@@ -307,7 +336,11 @@ def fpga_gain(study: Study) -> Finding:
 def dense_accuracy(study: Study) -> Finding:
     """Accuracy of the dense network over the seeds, in percent."""
     rows = select(study.networks, network=study.dense)
-    finding = Finding(_over_seeds(100 * rows["accuracy"]), f"{len(rows)} seeds, {data_title(rows)}")
+    of_seeds = rows.set_index("seed")["accuracy"].dropna()
+    by_clips = share_right(of_seeds, clips_of(rows, study.dense))
+    estimate = _also_over_seeds(by_clips.scaled(100), 100 * of_seeds) if by_clips else None
+    detail = f"{in_percent(by_clips)} % by the test clips, {_seeds(len(of_seeds))}, {data_title(rows)}"
+    finding = Finding(estimate, detail)
     if not rows["dataset"].str.contains("speech_commands").all():
         finding.obstacle = "said of Google Speech Commands"
     return finding
@@ -315,21 +348,35 @@ def dense_accuracy(study: Study) -> Finding:
 
 def sparse_accuracy(study: Study) -> Finding:
     """Accuracy that the best network of about 95 % sparsity loses, seed by seed, in points."""
-    dense = select(study.networks, network=study.dense).set_index("seed")["accuracy"]
-    losses = {}
+    dense = select(study.networks, network=study.dense).set_index("seed")["accuracy"].dropna()
+    losses, clips_alone = {}, {}
     for network in study.sparse:
         rows = select(study.networks, network=network).set_index("seed")
         if (rows["nonzero_weights"] < NEAR_95 * rows["weights"]).all():
-            losses[network] = _over_seeds(100 * (dense - rows["accuracy"]).dropna())
-    losses = {name: estimate for name, estimate in losses.items() if estimate}
+            own = rows["accuracy"].dropna()
+            if by_clips := difference(dense, own, clips_of(study.networks, network)):
+                clips_alone[network] = by_clips
+                losses[network] = _also_over_seeds(by_clips, 100 * (dense - own).dropna())
     if not losses:
         return Finding(obstacle="no network here is about 95 % sparse")
     best = min(losses, key=lambda name: losses[name].value)
-    return Finding(losses[best], f"{best}, {losses[best].rounds} seeds")
+    told = with_interval(clips_alone[best], "{:+.1f}".format)
+    seeds = _seeds(losses[best].rounds)
+    return Finding(losses[best], f"{best}: {told} by the test clips, {seeds}, {data_title(study.networks)}")
 
 
-def _over_seeds(values: pd.Series) -> Estimate | None:
-    return mean_interval(values)
+def _also_over_seeds(by_clips: Estimate, values: pd.Series) -> Estimate:
+    """Return an estimate by the clips with an interval that covers that over seeds, too; one seed gives none.
+
+    What is said of a kind of network needs both: other clips, and other trainings.
+    """
+    by_seeds = mean_interval(values)
+    low, high = np.min([by_clips.low, by_seeds.low]), np.max([by_clips.high, by_seeds.high])
+    return replace(by_clips, low=low, high=high)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
 
 
 def against_small_dense(study: Study) -> Finding:
@@ -343,10 +390,9 @@ def against_small_dense(study: Study) -> Finding:
         for (network, precision, engine), rows in own.groupby(["network", "precision", "engine"]):
             speed = throughput(rows)
             correct = accuracy(study.networks, study.accuracies, network, precision, engine)
-            if speed and correct is not None:
-                found.append(
-                    (speed.value, correct, f"{network} ({engine_title(engine)} {precision_title(precision)})", rows)
-                )
+            if speed and correct:
+                label = f"{network} ({engine_title(engine)} {precision_title(precision)})"
+                found.append((speed.value, correct.value, label, rows))
         return sorted(found, key=lambda case: -case[0])
 
     sparse, small = measured(sparse_networks(study.networks)), measured(small_dense_networks(study.networks))

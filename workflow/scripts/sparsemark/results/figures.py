@@ -25,7 +25,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from sparsemark.files import atomic_path
-from sparsemark.results.measurements import kilo, why_missing
+from sparsemark.results.measurements import kilo, times, why_missing
 from sparsemark.results.ratios import Estimate, rounds_measured, throughput
 
 #: Colours that stay apart for colour-blind readers (Okabe and Ito; Tol).
@@ -137,13 +137,16 @@ def _blend(colour: str, share: float) -> tuple[float, ...]:
     return tuple(1 - share * (1 - channel) for channel in to_rgb(colour))
 
 
-def draw_rows(axes: Axes, rows: Sequence[Row], label: str, *, write=kilo, log: bool | None = None) -> None:
+def draw_rows(axes: Axes, rows: Sequence[Row], label: str, *, gains: bool = False, log: bool | None = None) -> None:
     """Draw rows of horizontal bars, first row on top, with values, notes and intervals.
 
     `label` names the quantity and its unit; the axis is logarithmic, and says so, if the bars span more than LOG_SPAN.
+    Bars of `gains` begin at a line at 1: what is slower reaches to the left of it.
     """
+    write = times if gains else kilo
     values = [bar.estimate.value for row in rows for bar in row.bars if bar.estimate]
     values += [bar.possible for row in rows for bar in row.bars if bar.possible]
+    values += [1.0] * gains
     low, high = (min(values), max(values)) if values else (1.0, 10.0)
     log = high / low > LOG_SPAN if log is None else log
     # A bar on a logarithmic axis has no natural foot: it starts at a round number below the smallest value.
@@ -154,10 +157,13 @@ def draw_rows(axes: Axes, rows: Sequence[Row], label: str, *, write=kilo, log: b
     for row in rows:
         top = position
         for bar in row.bars:
-            texts.append(_draw_bar(axes, bar, position, height, (floor, LONGEST_WHISKER * high), write))
+            limits = (floor, LONGEST_WHISKER * high)
+            texts.append(_draw_bar(axes, bar, position, height, 1.0 if gains else floor, limits, write))
             position += 1
         ticks.append((top + position - 1) / 2)
         position += gap
+    if gains:
+        axes.axvline(1, color=INK, linewidth=0.9, linestyle="--", zorder=3)
     axes.set_yticks(ticks, [row.label for row in rows])
     axes.set_ylim(max(position - gap, 1) - 0.4, -0.6)
     if log:
@@ -200,9 +206,9 @@ def _round_down(value: float) -> float:
 
 
 def _draw_bar(
-    axes: Axes, bar: Bar, position: float, height: float, limits: tuple[float, float], write
+    axes: Axes, bar: Bar, position: float, height: float, foot: float, limits: tuple[float, float], write
 ) -> tuple[float, list]:
-    """Draw one bar; return where it ends in data units, and the texts that need room behind it."""
+    """Draw one bar from `foot`; return where it ends in data units, and the texts that need room behind it."""
     floor, farthest = limits
     if bar.estimate is None:
         text = textwrap.shorten(bar.note, 74, placeholder=" …")
@@ -222,8 +228,8 @@ def _draw_bar(
     style = {"facecolor": _blend(bar.colour, 0.45 if bar.pale else 1.0), "linewidth": 0}
     if bar.published:
         style = {"facecolor": "white", "edgecolor": bar.colour, "hatch": "////", "linewidth": 1.0}
-    axes.barh(position, estimate.value - floor, height, left=floor, zorder=2, **style)
-    end = estimate.value
+    axes.barh(position, estimate.value - foot, height, left=foot, zorder=2, **style)
+    end = max(estimate.value, foot)
     if estimate.has_interval:
         low, high = max(estimate.low, floor), min(estimate.high, farthest)
         end = max(end, high)
@@ -232,7 +238,7 @@ def _draw_bar(
             marker = "|" if shown == limit else arrow
             axes.plot(shown, position, marker=marker, color=INK, markersize=5, markeredgewidth=1.3, zorder=3)
     if bar.possible:
-        axes.barh(position, bar.possible - floor, height, left=floor, zorder=1.5, facecolor=POSSIBLE, linewidth=0)
+        axes.barh(position, bar.possible - foot, height, left=foot, zorder=1.5, facecolor=POSSIBLE, linewidth=0)
         end = max(end, bar.possible)
     value = axes.annotate(
         write(estimate.value),

@@ -50,6 +50,9 @@ TEMPLATE = """<!doctype html>
 </html>
 """
 
+#: What stands where there is no value.
+EMPTY = ("", "–")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -65,7 +68,7 @@ class Cell:
 def write_table(
     path: Path, title: str, note: str, header: Sequence[str], rows: Sequence[Sequence[object]], numeric: Sequence[str]
 ) -> None:
-    """Write a page with a title, a note and a table, atomically.
+    """Write a page with a title, a note and a table, atomically. A column without a value in any row is left out.
 
     Args:
         header: the columns' titles.
@@ -78,13 +81,14 @@ def write_table(
         found += [value.style] if isinstance(value, Cell) and value.style else []
         return Markup(' class="{}"').format(" ".join(found)) if found else Markup()
 
+    kept = [number for number in range(len(header)) if not rows or any(str(row[number]) not in EMPTY for row in rows)]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
     page = template.render(
         title=title,
         note=note,
         style=STYLE,
-        header=header,
-        rows=[list(zip(header, row, strict=True)) for row in rows],
+        header=[header[number] for number in kept],
+        rows=[[(header[number], row[number]) for number in kept] for row in rows],
         classes=classes,
     )
     with atomic_path(path) as partial:

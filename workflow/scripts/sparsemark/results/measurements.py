@@ -31,6 +31,7 @@ BENCHMARK_COLUMNS = {
     "reason": str,
     "machine": str,
     "doubts": str,
+    "other_load": float,
 }
 #: What names a case; its rows differ in round and layout.
 CASE = ["engine", "network", "precision", "batch_size", "cores"]
@@ -50,6 +51,7 @@ NETWORK_COLUMNS = {
     "seed": int,
     "accuracy": float,
     "test_clips": int,
+    "epochs": float,
     "parameters": int,
     "weights": int,
     "nonzero_weights": int,
@@ -332,14 +334,6 @@ def kilo(value: float) -> str:
 def times(value: float) -> str:
     """Return a gain with the digits that a benchmark supports, e.g. "2.31×"."""
     return f"{value:#.3g}".rstrip(".") + "×" if value < 1000 else f"{value:,.0f}×"
-
-
-def percent_over_seeds(accuracies: pd.Series) -> str:
-    """Return the mean of accuracies (0-1) in percent, and their range if several: "97.10 (97.00 to 97.20)"."""
-    percent = 100 * accuracies
-    if len(percent) < 2:
-        return f"{percent.mean():.2f}"
-    return f"{percent.mean():.2f} ({percent.min():.2f} to {percent.max():.2f})"
 
 
 def with_interval(estimate: Estimate | None, write=kilo) -> str:

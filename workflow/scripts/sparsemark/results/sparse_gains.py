@@ -65,26 +65,3 @@ def work_left(networks: pd.DataFrame, network: str) -> tuple[float, float]:
     """Return the non-zero weights and the multiply-accumulates that remain with them, mean over seeds."""
     trained = select(networks, network=network)
     return float(trained["nonzero_weights"].mean()), float(trained["nonzero_macs"].mean())
-
-
-def accuracies_of_seeds(
-    networks: pd.DataFrame, accuracies: pd.DataFrame | None, network: str, precision: str, engine: str
-) -> pd.Series:
-    """Return the accuracy (0-1) of what the engine ran, per seed.
-
-    An FP32 network that the engine did not evaluate has the accuracy of its training.
-    """
-    trained = select(networks, network=network).set_index("seed")["accuracy"]
-    found = trained if precision == "fp32" else trained.iloc[:0]
-    if accuracies is not None:
-        own = select(accuracies, network=network, precision=precision, engine=engine, status="ok")
-        found = own.set_index("seed")["accuracy"].combine_first(found)
-    return found.dropna()
-
-
-def accuracy(
-    networks: pd.DataFrame, accuracies: pd.DataFrame | None, network: str, precision: str, engine: str
-) -> float | None:
-    """Return the mean over seeds of `accuracies_of_seeds`, or None if there is nothing to average."""
-    found = accuracies_of_seeds(networks, accuracies, network, precision, engine)
-    return float(found.mean()) if len(found) else None
