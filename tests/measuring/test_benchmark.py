@@ -214,7 +214,9 @@ def test_no_environment_or_no_model_is_a_row_with_the_reason(case, tmp_path):
     [row] = case("good", environment_status=status)["rows"]
     assert (row["status"], row["reason"]) == ("unsupported", "no wheel")
     [row] = case("good", model=None)["rows"]
-    assert row["status"] == "unsupported" and "Fake has no fp32: there is no form" in row["reason"]
+    assert row["status"] == "unsupported" and "comes from an ONNX file" in row["reason"]
+    [row] = case("good", model=None, precision="bf16")["rows"]
+    assert row["status"] == "unsupported" and "Fake has no bf16: there is no form" in row["reason"]
     [row] = case("good", model=None, precision="int8")["rows"]
     assert (row["status"], row["reason"]) == ("unsupported", "Fake has no int8: it is a fake")
     (tmp_path / "model.json").write_text(json.dumps({"status": "timeout", "reason": "tuning took too long"}))
