@@ -121,7 +121,7 @@ rule tabulate_time:
         report(
             page_file("tabulate_time"),
             caption="../report/tabulate_time.rst",
-            category="7 How it was measured",
+            category="8 How it was measured",
             labels={"page": "Where the time went"},
         ),
     log:

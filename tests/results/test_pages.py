@@ -272,9 +272,7 @@ def as_accurate(*lossy: str) -> list[dict]:
 def test_the_first_page_answers_and_recommends(tmp_path):
     text = summary(tmp_path, accuracies=as_accurate())
     # dual in dualsparse, 320k, beside OpenVINO INT8, 30k.
-    assert (
-        "Does sparsity pay on this processor? Yes. Yes: single words, one core (10.7× [10.7×, 10.7×]), single" in text
-    )
+    assert "Does sparsity pay on this processor? Yes. For single words, one core (10.7× [10.7×, 10.7×]), single" in text
     assert "the test clips tell a loss from about 0.7 points on" in text
     assert "For batches of 64, whole processor: take dual in dualsparse INT8 (97.2 [96.7, 97.6] % right), 320k" in text
     # DeepSparse has one precision; what is said of one engine is said of its fastest dense precision.
@@ -293,7 +291,7 @@ def test_an_answer_that_depends_on_the_use_says_so(tmp_path):
 
 def test_a_sparse_network_that_loses_accuracy_is_no_answer(tmp_path):
     text = summary(tmp_path, accuracies=as_accurate("pruned", "block", "dual"))
-    assert "Does sparsity pay on this processor? No. No: single words, one core (no sparse network keeps" in text
+    assert "Does sparsity pay on this processor? No. For single words, one core (no sparse network keeps" in text
     assert "take dense in OpenVINO INT8" in text
     assert "faster, less accurate or of unknown accuracy: dual in dualsparse INT8 (87.2 [86.2, 88.1] % right)" in text
 
@@ -305,7 +303,7 @@ def test_a_gain_within_the_noise_is_no_yes(tmp_path):
         if row["engine"] == "openvino" and row["precision"] == "int8" and row["ratio"]:
             row["ratio"] *= 1.3 * {1: 0.9, 2: 1.0, 3: 1.1}[row["round"]]
     text = summary(tmp_path, benchmarks=rows, accuracies=as_accurate())
-    assert "Does sparsity pay on this processor? Cannot be told. Cannot be told: single words, one core" in text
+    assert "Does sparsity pay on this processor? Cannot be told. For single words, one core" in text
     assert "as fast, as far as can be told" in text
 
 

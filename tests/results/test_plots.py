@@ -197,6 +197,7 @@ def test_kilo_has_three_digits(value, text):
 
 
 def test_times_has_three_digits():
+    assert [times(value) for value in (4.8e-7, 6.3e9)] == ["below 0.01×", "over 10,000×"]
     assert [times(value) for value in (0.9971, 2.4, 24.04, 112.3, 1234.5)] == [
         "0.997×",
         "2.40×",

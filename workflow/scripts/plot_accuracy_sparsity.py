@@ -21,6 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
     networks = load_networks(options.networks).dropna(subset="accuracy")
     specs = load_specs(options.config)
     dense = select(networks, network=dense_network(networks))
+    # Smaller dense networks have fewer weights, none of which is zero: plot_small_dense shows them.
+    networks = networks[networks["parameters"] == dense["parameters"].iloc[0]]
     points = networks.assign(kind=[network_kind(specs.get(name, {})) for name in networks["network"]])
     kinds = list(dict.fromkeys(points["kind"]))
     figure, panels = new_figure(11 + len(kinds) // 2, columns=2)

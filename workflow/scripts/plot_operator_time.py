@@ -11,6 +11,7 @@ from sparsemark.results.measurements import (
     engine_title,
     engines_and_precisions,
     input_parser,
+    kilo,
     load_benchmarks,
     load_profiles,
     one_core_origin,
@@ -32,7 +33,7 @@ def draw_stacks(axes: Axes, profile: pd.DataFrame, bars: list[tuple[str, str]]) 
             value = float(times.loc[bar, kind])
             axes.barh(position, value, 0.7, left=left, color=colours[kind], edgecolor="white", linewidth=0.5, zorder=2)
             left += value
-        axes.text(left, position, f" {left:.3g}", va="center", fontweight="bold", fontsize=FONT, color=INK)
+        axes.text(left, position, f" {kilo(left)}", va="center", fontweight="bold", fontsize=FONT, color=INK)
     axes.set_yticks(
         range(len(bars)), [f"{engine_title(engine)}, {precision_title(precision)}" for engine, precision in bars]
     )

@@ -168,7 +168,9 @@ def does_it_pay(advice: dict[tuple[int, str], Recommendation], untold: float) ->
         answer = f"{YES} in {len(told[YES])} of {sum(map(len, told.values()))} uses"
     else:
         answer = "no gain can be told"
-    details = "; ".join(f"{verdict}: {', '.join(uses)}" for verdict, uses in told.items())
+    named = {verdict: f"{verdict}: {', '.join(uses)}" for verdict, uses in told.items()}
+    # One answer for every use needs no second naming.
+    details = "; ".join(named.values()) if len(told) > 1 else f"for {', '.join(*told.values())}"
     return [
         f"**Does sparsity pay on this processor? {answer.capitalize()}.** {details.capitalize()}. In brackets: the "
         "fastest sparse network over the fastest dense one, smaller ones included, each in its best engine and "

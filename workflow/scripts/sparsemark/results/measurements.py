@@ -332,7 +332,11 @@ def kilo(value: float) -> str:
 
 
 def times(value: float) -> str:
-    """Return a gain with the digits that a benchmark supports, e.g. "2.31×"."""
+    """Return a gain with the digits that a benchmark supports, e.g. "2.31×"; hopeless intervals end in a bound."""
+    if value > 1e4:
+        return "over 10,000×"
+    if 0 < value < 1e-2:
+        return "below 0.01×"
     return f"{value:#.3g}".rstrip(".") + "×" if value < 1000 else f"{value:,.0f}×"
 
 
